@@ -1,0 +1,85 @@
+# Everything a newcomer or a machine types. Environments are set up when first needed and then
+# cached; nothing is installed outside this folder, except the broker package of `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+DEV := packaging/dev
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+HOST_EXTRAS := convert,optimum,litert,fleet,demo,dev
+DEVICE_EXTRAS := onnxruntime,litert,fleet,test
+TORCH := torch==2.13.0
+
+# What is judged by ruff and mypy: whatever of this is in the checkout.
+SOURCES := $(wildcard edge_runtime converters examples benchmarks tests)
+
+# Options of yours: make demo DEMO_ARGS=--quick, make test PYTEST_ARGS="-k bundle" SYSTEM=0,
+# PIP_ARGS="--index-url …" for a package index of your own.
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+PYTEST_ARGS ?=
+SYSTEM ?= 1
+export PYTEST_ARGS PIP_ARGS SYSTEM
+
+# No vendor's telemetry and no download behind your back.
+export ORT_DISABLE_TELEMETRY := 1
+export HF_HUB_OFFLINE := 1
+
+.NOTPARALLEL:
+.PHONY: help demo test check format bench setup setup-devices setup-broker clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## the product's main job on a real model and real text
+	@$(PYTHON) -m examples.demo $(DEMO_ARGS)
+
+test: setup setup-devices setup-broker check ## set up, check, and every test on every Python found
+	@$(DEV)/test.sh
+
+check: setup ## style, types, layers: all of them, then fail if one did
+	@failed=; \
+	judge() { echo "== $$*"; "$(VENV)/bin/$$@" || failed=1; }; \
+	judge ruff check --quiet $(SOURCES); \
+	judge ruff format --quiet --check $(SOURCES); \
+	judge mypy $(SOURCES); \
+	judge lint-imports --no-logo --config pyproject.toml; \
+	[[ -z $$failed ]]
+
+format: setup ## put the source in shape
+	@$(PYTHON) -m ruff check --fix --quiet $(SOURCES) || true
+	@$(PYTHON) -m ruff format $(SOURCES)
+
+bench: setup setup-broker ## measure against the numbers to reach and against peers
+	@$(PYTHON) -m benchmarks.run $(BENCH_ARGS)
+
+setup: ## only set up .venv
+	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
+	    echo "make: no Python 3.11 to 3.13 with venv was found; install one" \
+	         "(Debian: apt-get install python3-venv)" >&2; exit 1; }; \
+	$(DEV)/make-venv.sh $(VENV) "$$python" $(HOST_EXTRAS) constraints/host.txt $(TORCH)
+
+# The environments of the device's tests, one for each interpreter that is found.
+setup-devices:
+	@for version in 3.10 3.13; do \
+	    if python=$$($(DEV)/find-python.sh $$version); then \
+	        $(DEV)/make-venv.sh .venv-py$${version/./} "$$python" $(DEVICE_EXTRAS) \
+	            constraints/device.txt; \
+	    else echo "== Python $$version was not found: the device's tests do not run on it"; fi; \
+	done
+	@if python=$$($(DEV)/find-python.sh 3.11 3.10); then \
+	    $(DEV)/make-venv.sh .venv-tflite "$$python" tflite,test constraints/tflite.txt; \
+	else echo "== Python 3.11 was not found: nothing runs on tflite-runtime"; fi
+
+setup-broker:
+	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; fi
+
+clean: ## remove what was produced; environments stay
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environments too
+	@rm -rf .venv .venv-*
