@@ -1,0 +1,1 @@
+"""The bundle: the one thing that the host hands to the device."""
