@@ -1,0 +1,192 @@
+"""What the supervisor and its worker say over their socket pair, and how it is framed.
+
+A frame is four bytes of length, big-endian, then one JSON object whose `kind` names its dataclass.
+Both ends are ours, but a worker runs vendor code in its address space: the supervisor reads its
+frames with the same care as a stranger's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from edge_runtime.errors import UntrustedError
+from edge_runtime.fields import Fields, Json, decode_json, encode_json
+from edge_runtime.messages.fleet import Accelerator
+
+MAX_FRAME_BYTES = 4 << 20
+_LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestReport:
+    """One variant's self-test: golden vectors, placement, latency, memory.
+
+    `value` is the worst case of `metric`, to be at least `floor`. `latency_p95_ms` and
+    `rss_bytes` are measured in the very process that will serve.
+    """
+
+    variant: str
+    passed: bool
+    reason: str
+    metric: str
+    value: float
+    floor: float
+    cases: int
+    latency_p95_ms: float
+    rss_bytes: int
+    accelerator: Accelerator
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Worker to supervisor: a variant passed; the reports of all that were tried, in order."""
+
+    reports: tuple[SelfTestReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Worker to supervisor: no variant passed, or the bundle could not be loaded."""
+
+    reason: str
+    reports: tuple[SelfTestReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Supervisor to worker: start to accept. The listening socket was inherited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Supervisor to worker: stop accepting, finish what runs, hand over idle connections, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An idle client connection, its descriptor in the same message (SCM_RIGHTS)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Worker to supervisor, about once a second: alive, with its counters since it started."""
+
+    requests: int
+    errors: int
+    latency: Mapping[str, Json]
+    queue_wait: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Supervisor to worker: answer these texts (they came over MQTT)."""
+
+    id: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Worker to supervisor: results for `id`, or why there are none."""
+
+    id: str
+    results: tuple[Mapping[str, Json], ...] = ()
+    error: str = ""
+
+
+Frame: TypeAlias = Ready | Refused | Serve | Drain | Connection | Heartbeat | Ask | Answer
+
+
+def to_frame(message: Frame) -> bytes:
+    """Length and JSON of `message`."""
+    body = encode_json({"kind": type(message).__name__, **dataclasses.asdict(message)})
+    return _LENGTH.pack(len(body)) + body
+
+
+@dataclass(slots=True)
+class FrameReader:
+    """Puts frames together from whatever pieces the socket delivers."""
+
+    _buffer: bytearray = field(default_factory=bytearray)
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Frames that `data` completes.
+
+        Raises:
+            UntrustedError: a frame larger than MAX_FRAME_BYTES, malformed or of unknown kind.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._buffer)
+            if size > MAX_FRAME_BYTES:
+                raise UntrustedError(f"frame: {size} bytes, at most {MAX_FRAME_BYTES}")
+            if len(self._buffer) < _LENGTH.size + size:
+                return
+            body = bytes(self._buffer[_LENGTH.size : _LENGTH.size + size])
+            del self._buffer[: _LENGTH.size + size]
+            yield _from_body(body)
+
+
+def _from_body(body: bytes) -> Frame:
+    f = Fields(
+        decode_json(body, max_bytes=MAX_FRAME_BYTES, where="frame", error=UntrustedError),
+        "frame",
+        UntrustedError,
+    )
+    match f.text("kind"):
+        case "Ready":
+            return Ready(_reports(f))
+        case "Refused":
+            return Refused(f.sentence("reason"), _reports(f))
+        case "Serve":
+            return Serve()
+        case "Drain":
+            return Drain()
+        case "Connection":
+            return Connection()
+        case "Heartbeat":
+            return Heartbeat(
+                requests=f.integer("requests"),
+                errors=f.integer("errors"),
+                latency=f.mapping("latency"),
+                queue_wait=f.mapping("queue_wait"),
+            )
+        case "Ask":
+            return Ask(f.text("id"), f.texts("texts", max_items=64, max_len=1 << 16))
+        case "Answer":
+            return Answer(
+                id=f.text("id"),
+                results=tuple(r.rest() for r in f.objects("results", (), max_items=64)),
+                error=f.sentence("error", ""),
+            )
+        case kind:
+            raise UntrustedError(f"frame: kind {kind!r} is not known")
+
+
+def _reports(f: Fields) -> tuple[SelfTestReport, ...]:
+    return tuple(_report(r) for r in f.objects("reports", (), max_items=64))
+
+
+def _report(f: Fields) -> SelfTestReport:
+    a = f.object("accelerator")
+    return SelfTestReport(
+        variant=f.text("variant"),
+        passed=f.boolean("passed"),
+        reason=f.sentence("reason", ""),
+        metric=f.text("metric"),
+        value=f.number("value"),
+        floor=f.number("floor"),
+        cases=f.integer("cases"),
+        latency_p95_ms=f.number("latency_p95_ms", low=0),
+        rss_bytes=f.integer("rss_bytes"),
+        accelerator=Accelerator(
+            variant=a.text("variant"),
+            requested=a.text("requested"),
+            actual=a.text("actual"),
+            degraded=a.sentence("degraded", ""),
+        ),
+    )

@@ -1,0 +1,220 @@
+"""Device profiles: what a file may say, which variants fit, and where every value comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_runtime.bundle.manifest import Needs, Variant
+from edge_runtime.errors import IncompatibleError, InputError
+from edge_runtime.profile import (
+    MAX_PROFILE_BYTES,
+    Budget,
+    DeviceProfile,
+    load_profile,
+    load_toml,
+    profile_names,
+)
+from tests.fakes.bundles import manifest
+from tests.fakes.jsonschema import faults
+
+FOLDER = Path(__file__).parents[2] / "device_profiles"
+SCHEMA = json.loads((FOLDER / "schema.json").read_text())
+SHIPPED = sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+PIECES = {
+    "name": 'name = "board"',
+    "title": 'title = "A board"',
+    "arch": 'arch = "aarch64"',
+    "ram_bytes": "ram_bytes = 1_000",
+    "storage_bytes": "storage_bytes = 2_000",
+    "python": 'python = ["3.11"]',
+    "engine": '[[engine]]\nbackend = "litert"\nquantization = "dynamic_w8_channel"',
+    "sources": '[sources]\narch = "its data sheet"',
+}
+
+
+def without(key: str) -> str:
+    """A profile that says the least, and not even `key`."""
+    return "\n".join(piece for name, piece in PIECES.items() if name != key)
+
+
+LEAST = without("")
+
+
+def parse(text: str) -> DeviceProfile:
+    return DeviceProfile.from_toml(text.encode(), where="board.toml")
+
+
+def document(name: str) -> dict[str, Any]:
+    return load_toml((FOLDER / f"{name}.toml").read_bytes(), MAX_PROFILE_BYTES, name)
+
+
+def test_two_boards_are_shipped() -> None:
+    assert {"generic-x86_64", "raspberry-pi-5"} <= set(SHIPPED)
+    assert profile_names() == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_profile_obeys_the_schema_and_the_loader(name: str) -> None:
+    assert faults(document(name), SCHEMA) == []
+    assert load_profile(name).name == name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_field_of_a_shipped_profile_carries_its_source(name: str) -> None:
+    profile = document(name)
+    assert set(profile["sources"]) == set(profile) - {"name", "title", "sources"}
+
+
+@pytest.mark.parametrize("key", SCHEMA["properties"])
+def test_schema_and_loader_know_the_same_fields(key: str) -> None:
+    text = f"{key} = true\n{without(key)}"
+    assert any(f"$.{key}:" in fault for fault in faults(load_toml(text.encode(), 1000, ""), SCHEMA))
+    with pytest.raises(InputError, match=rf"board\.toml: {key} must be"):
+        parse(text)
+
+
+def test_a_field_that_the_schema_forbids_is_refused_by_the_loader_too() -> None:
+    value = {**document(SHIPPED[0]), "colour": "red"}
+    assert faults(value, SCHEMA) == ["$: colour is unknown"]
+    with pytest.raises(InputError, match=r"board\.toml: colour is not a field of a profile"):
+        parse('colour = "red"\n' + LEAST)
+
+
+@pytest.mark.parametrize("key", SCHEMA["required"])
+def test_what_the_schema_requires_the_loader_requires(key: str) -> None:
+    with pytest.raises(InputError, match=f"{key} is missing"):
+        parse(without(key))
+
+
+def test_optional_fields_have_defaults() -> None:
+    profile = parse(LEAST)
+    assert profile.cpu_features == ()
+    assert profile.sequence_lengths == (16, 64, 128)
+    assert profile.budget == Budget(0.0, 0)
+    assert profile.engines[0].threads == 1
+    assert dict(profile.engines[0].options) == {}
+
+
+def test_every_fault_is_told_in_one_go_with_the_file() -> None:
+    bad = LEAST.replace('"aarch64"', '"arm"').replace("1_000", "-1", 1).replace('"litert"', "7")
+    with pytest.raises(InputError) as caught:
+        parse(bad)
+    assert str(caught.value).split("; ") == [
+        "board.toml: arch is 'arm', expected one of x86_64, aarch64, armv7l",
+        "board.toml: ram_bytes is -1, expected 1..9007199254740992",
+        "board.toml.engine[0]: backend must be a string, found 7",
+    ]
+
+
+@pytest.mark.parametrize(
+    "lengths", ["[]", "[16, 16]", "[64, 16]", "[0]", "[9000]", "[true]", "[1.0]"]
+)
+def test_sequence_lengths_ascend_within_bounds(lengths: str) -> None:
+    with pytest.raises(InputError, match="sequence_lengths"):
+        parse(f"sequence_lengths = {lengths}\n" + LEAST)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"#" * (MAX_PROFILE_BYTES + 1), "at most 262144 are accepted"),
+        (b"\xff", "not valid TOML"),
+        (b"name = ", "not valid TOML"),
+        (b"a = 1\na = 2", "not valid TOML"),
+        (b"a = " + b"[" * 100_000, "not valid TOML"),
+        (b"a = " + b"9" * 5_000, "not valid TOML"),
+    ],
+)
+def test_a_file_that_is_no_toml_says_so(data: bytes, says: str) -> None:
+    with pytest.raises(InputError, match=f"board.toml: .*{says}"):
+        DeviceProfile.from_toml(data, where="board.toml")
+
+
+def test_a_profile_of_ones_own_is_loaded_by_path(tmp_path: Path) -> None:
+    (tmp_path / "board.toml").write_text(LEAST)
+    profile = load_profile(str(tmp_path / "board.toml"))
+    assert profile.name == "board"
+    assert profile == parse(LEAST)
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    assert parse(LEAST).sha256 != parse(LEAST + "# changed\n").sha256
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match=r"'rasberry' is not known; known are generic-x86_64, "):
+        load_profile("rasberry")
+
+
+@pytest.mark.parametrize("name", ["../generic-x86_64", "schema.json", ""])
+def test_a_name_is_no_path(name: str) -> None:
+    with pytest.raises(InputError, match="is not known"):
+        load_profile(name)
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(No such file"):
+        load_profile(str(tmp_path / "none.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
+        load_profile(str(tmp_path / "folder.toml"))
+
+
+def fitting(profile: str = "generic-x86_64", **changed: Any) -> list[str]:
+    made = manifest(profile=profile)
+    variants: tuple[Variant, ...] = tuple(
+        dataclasses.replace(variant, **changed) if variant.id == "litert-cpu" else variant
+        for variant in made.variants
+    )
+    board = load_profile("generic-x86_64")
+    return [variant.id for variant in board.fits(dataclasses.replace(made, variants=variants))]
+
+
+def test_variants_that_fit_keep_the_bundles_order() -> None:
+    assert fitting() == ["litert-cpu", "ort-cpu"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"backend": "rknn"},
+        {"needs": Needs(ram_bytes=1 << 40)},
+        {"needs": Needs(cpu_features=("avx2", "avx512_vnni"))},
+    ],
+)
+def test_a_variant_that_needs_more_is_passed_over(changed: dict[str, Any]) -> None:
+    assert fitting(**changed) == ["ort-cpu"]
+
+
+def test_a_bundle_for_another_board_is_incompatible() -> None:
+    with pytest.raises(IncompatibleError, match="made for profile raspberry-pi-5, this device is"):
+        fitting(profile="raspberry-pi-5")
+
+
+def test_where_nothing_fits_every_variant_has_its_reason() -> None:
+    made = manifest()
+    variants = (
+        dataclasses.replace(made.variants[0], backend="rknn"),
+        dataclasses.replace(made.variants[1], needs=Needs(ram_bytes=1 << 40)),
+    )
+    with pytest.raises(IncompatibleError) as caught:
+        load_profile("generic-x86_64").fits(dataclasses.replace(made, variants=variants))
+    assert str(caught.value) == (
+        "bundle demo 1.0.0: no variant fits profile generic-x86_64 (litert-cpu: needs backend "
+        "rknn, the profile has litert, onnxruntime; ort-cpu: needs 1099511627776 bytes of RAM, "
+        "the board has 2147483648)"
+    )
+
+
+def test_an_engine_is_found_by_its_backend() -> None:
+    profile = load_profile("generic-x86_64")
+    engine = profile.engine("onnxruntime")
+    assert engine is not None
+    assert engine.options == {"session.intra_op.allow_spinning": "0"}
+    assert profile.engine("tensorrt") is None
