@@ -1,0 +1,214 @@
+"""The self-test: is this variant right, on this engine, in this process, within its budget?
+
+One function for the host that makes a bundle and the device that is about to serve it. It tries,
+in this order, and stops at the first that fails:
+
+1. accelerator: what was asked for is what runs;
+2. tokenizer: the raw golden texts give the golden token ids;
+3. numbers: every golden case is finite, of the right shape, and at or above the tolerance's floor;
+4. latency: the 95th percentile of whole answers is within the budget;
+5. memory: the resident set of this process is within the budget.
+
+An engine that crashes outright takes the process along; the supervisor reads that as a failure.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_runtime.bundle.manifest import Variant
+from edge_runtime.bundle.verify import VerifiedBundle
+from edge_runtime.errors import EdgeError, UntrustedError
+from edge_runtime.inference.golden import Case, load_golden, mismatch, size_differs, worst
+from edge_runtime.inference.memory import rss_bytes, trim
+from edge_runtime.inference.pipeline import Pipeline
+from edge_runtime.messages.fleet import Accelerator
+from edge_runtime.messages.worker import SelfTestReport
+from edge_runtime.profile import Budget, Engine
+
+WARM_UPS = 2
+RUNS = 100
+MIN_RUNS = 5
+MAX_REASON = 2000
+TIMING_S = 1.5
+"""Timing ends after RUNS answers, or after this long once there are MIN_RUNS."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the checks have measured so far; the report is made of it, however they end."""
+
+    value: float = 0.0
+    cases: int = 0
+    latency_p95_ms: float = 0.0
+    rss_bytes: int = field(default_factory=rss_bytes)
+
+
+def self_test(
+    bundle: VerifiedBundle, pipeline: Pipeline, budget: Budget | None = None
+) -> SelfTestReport:
+    """Prove `pipeline` on the golden vectors of `bundle`; without a budget, 4 and 5 only measure.
+
+    Raises:
+        UntrustedError: the golden vectors themselves cannot be read.
+    """
+    cases = load_golden(bundle)
+    found = _Found()
+    try:
+        reason = _check(pipeline, cases, budget, found)
+    except EdgeError as error:
+        reason = str(error)
+    tolerance = pipeline.variant.tolerance
+    return SelfTestReport(
+        variant=pipeline.variant.id,
+        passed=not reason,
+        reason=reason[:MAX_REASON],
+        metric=tolerance.metric,
+        value=found.value,
+        floor=tolerance.floor,
+        cases=found.cases,
+        latency_p95_ms=found.latency_p95_ms,
+        rss_bytes=found.rss_bytes,
+        accelerator=pipeline.accelerator,
+    )
+
+
+def _check(pipeline: Pipeline, cases: Sequence[Case], budget: Budget | None, found: _Found) -> str:
+    """Steps 1 to 5; why the variant fails, or nothing."""
+    # 1. accelerator
+    if pipeline.accelerator.degraded:
+        return pipeline.accelerator.degraded
+    # 2. tokenizer
+    for index, case in enumerate(cases):
+        if case.raw is not None and (reason := _tokens_differ(pipeline, case)):
+            return f"golden case {index}: {reason}"
+    # 3. numbers
+    if reason := _numbers(pipeline, cases, found):
+        return reason
+    # 4. latency
+    found.latency_p95_ms = _p95_ms(pipeline, cases)
+    if budget and 0 < budget.latency_ms < found.latency_p95_ms:
+        return (
+            f"latency: the 95th percentile is {found.latency_p95_ms:.1f} ms, "
+            f"the budget allows {budget.latency_ms:g} ms"
+        )
+    # 5. memory
+    trim()
+    found.rss_bytes = rss_bytes()
+    if budget and 0 < budget.ram_bytes < found.rss_bytes:
+        return (
+            f"memory: the process holds {found.rss_bytes} bytes, "
+            f"the budget allows {budget.ram_bytes}"
+        )
+    return ""
+
+
+def _tokens_differ(pipeline: Pipeline, case: Case) -> str:
+    """How the tokenizer's ids differ from the golden ones, or nothing."""
+    expected = case.inputs["input_ids"].ravel()
+    if "attention_mask" in case.inputs:
+        expected = expected[case.inputs["attention_mask"].ravel() != 0]
+    tokens = pipeline.tokens(case.raw or "").ids
+    if tokens == expected.tolist():
+        return ""
+    return (
+        f"the tokenizer gives {len(tokens)} tokens {tokens[:8]}…, "
+        f"expected {expected.size} tokens {expected[:8].tolist()}…"
+    )
+
+
+def _numbers(pipeline: Pipeline, cases: Sequence[Case], found: _Found) -> str:
+    """Whether every case comes close enough; the lowest value goes to `found`."""
+    floor = pipeline.variant.tolerance.floor
+    lowest, at, size = math.inf, 0, ""
+    for index, case in enumerate(cases):
+        outputs = pipeline.run(case.inputs)
+        found.cases = index + 1
+        if reason := mismatch(outputs, case):
+            return f"golden case {index}: {reason}"
+        value = worst(outputs, case)
+        if value < lowest:
+            lowest, at = value, index
+        found.value = lowest
+        if not size and (reason := size_differs(outputs, case)):
+            size = f"golden case {index}: {reason}"
+    if lowest >= floor:
+        return size
+    metric = pipeline.variant.tolerance.metric
+    return (
+        f"golden case {at}: {metric} {lowest:.4f} to the float reference, at least {floor:g} "
+        f"is needed (the lowest of {len(cases)} cases)"
+    )
+
+
+def _p95_ms(pipeline: Pipeline, cases: Sequence[Case]) -> float:
+    """95th percentile of the time to answer, over all cases in turn."""
+    times: list[float] = []
+    began = time.perf_counter()
+    for turn in range(WARM_UPS + RUNS):
+        case = cases[turn % len(cases)]
+        start = time.perf_counter()
+        if case.raw is None:
+            pipeline.run(case.inputs)
+        else:
+            pipeline([case.raw])
+        end = time.perf_counter()
+        if turn >= WARM_UPS:
+            times.append(1000 * (end - start))
+        if len(times) >= MIN_RUNS and end - began > TIMING_S:
+            break
+    return float(np.percentile(times, 95, method="higher"))
+
+
+def first_passing(
+    bundle: VerifiedBundle,
+    variants: Sequence[Variant],
+    engine_of: Callable[[Variant], Engine | None],
+    budget: Budget | None = None,
+) -> tuple[Pipeline | None, tuple[SelfTestReport, ...]]:
+    """The first of `variants` that loads and passes, open; and a report on each that was tried.
+
+    A variant that fails is closed before the next is loaded: never are two models in memory.
+
+    Raises:
+        UntrustedError: the bundle's bytes are not to be believed; no other variant helps.
+    """
+    reports: list[SelfTestReport] = []
+    for variant in variants:
+        try:
+            pipeline = Pipeline.open(bundle, variant, engine_of(variant))
+        except EdgeError as reason:
+            if isinstance(reason, UntrustedError):
+                raise
+            reports.append(_not_loaded(variant, str(reason)))
+            continue
+        try:
+            report = self_test(bundle, pipeline, budget)
+        except BaseException:
+            pipeline.close()
+            raise
+        reports.append(report)
+        if report.passed:
+            return pipeline, tuple(reports)
+        pipeline.close()
+    return None, tuple(reports)
+
+
+def _not_loaded(variant: Variant, reason: str) -> SelfTestReport:
+    return SelfTestReport(
+        variant=variant.id,
+        passed=False,
+        reason=reason[:MAX_REASON],
+        metric=variant.tolerance.metric,
+        value=0.0,
+        floor=variant.tolerance.floor,
+        cases=0,
+        latency_p95_ms=0.0,
+        rss_bytes=rss_bytes(),
+        accelerator=Accelerator(variant.id, requested=variant.backend, actual="none"),
+    )

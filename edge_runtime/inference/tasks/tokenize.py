@@ -1,0 +1,151 @@
+"""The step `tokenize`: a text to token ids, with the bundle's own tokenizer file.
+
+Padding and truncation that the tokenizer file may ask for are switched off: length is decided
+here, and padding when the batch is put together. One text at a time on the caller's thread: the
+library's own thread pool would take cores that the profile gave to others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_runtime.errors import IncompatibleError, InputError
+from edge_runtime.fields import Fields
+from edge_runtime.inference.backend import Tensor
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+MAX_LENGTH = 8192
+MAX_TEXT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeOptions:
+    """Options of the step, as the manifest declares them.
+
+    `max_length` counts tokens, special ones included; `max_bytes` is of the text in UTF-8.
+    """
+
+    file: str
+    max_length: int
+    max_bytes: int
+    pad_id: int
+    inputs: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, options: Fields) -> TokenizeOptions:
+        """From the step's options; faults go to `options`."""
+        inputs = options.texts("inputs", INPUTS[:2], max_items=len(INPUTS))
+        for name in inputs:
+            if name not in INPUTS:
+                options.fault(
+                    f"{options.where}: inputs holds {name!r}, known are {', '.join(INPUTS)}"
+                )
+        if "input_ids" not in inputs:
+            options.fault(f"{options.where}: inputs must hold input_ids")
+        return cls(
+            file=options.text("file", max_len=512),
+            max_length=options.integer("max_length", 128, low=1, high=MAX_LENGTH),
+            max_bytes=options.integer("max_bytes", 1 << 16, low=1, high=MAX_TEXT_BYTES),
+            pad_id=options.integer("pad_id", 0, high=2**31 - 1),
+            inputs=inputs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text's token ids, 1..max_length of them; `truncated` if there were more."""
+
+    ids: list[int]
+    truncated: bool
+
+
+class Tokenize:
+    """The step, its tokenizer loaded. Safe to call from any thread."""
+
+    def __init__(self, options: TokenizeOptions, file: bytes, limit: int | None = None) -> None:
+        """`file` is the tokenizer's JSON; `limit` the longest sequence that the engine runs.
+
+        Raises:
+            IncompatibleError: not a tokenizer that the installed library reads, or one whose
+                special tokens alone fill the length.
+        """
+        from tokenizers import Tokenizer  # a text task pays for it, another does not
+
+        self.options = options
+        self.max_length = min(options.max_length, limit or options.max_length)
+        try:
+            inner = Tokenizer.from_buffer(file)
+            inner.no_padding()
+            specials = inner.num_special_tokens_to_add(False)
+            if specials >= self.max_length:
+                raise ValueError(f"{specials} special tokens fill a length of {self.max_length}")
+            inner.enable_truncation(self.max_length)
+        except BaseException as reason:
+            if not _is_panic(reason):
+                raise
+            raise IncompatibleError(
+                f"step tokenize: {options.file} cannot be used ({_one_line(reason)})"
+            ) from None
+        self._encode = inner.encode
+
+    def __call__(self, text: str) -> Tokens:
+        """Token ids of `text`; of an empty text without special tokens, one padding token.
+
+        Raises:
+            InputError: not a string, too long, or not valid Unicode.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"text: expected a string, found {type(text).__name__}")
+        # A character is 1..4 bytes: only texts between the two bounds need to be measured.
+        limit = self.options.max_bytes
+        if len(text) * 4 > limit:
+            size = len(text) if len(text) > limit else len(text.encode("utf-8", "replace"))
+            if size > limit:
+                raise InputError(f"text: {size} bytes or more, at most {limit} are accepted")
+        try:
+            encoding = self._encode(text)
+        except BaseException as reason:
+            if not _is_panic(reason):
+                raise
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError("text: not valid Unicode (half of a surrogate pair)") from None
+            raise InputError(f"text: cannot be tokenized ({_one_line(reason)})") from None
+        ids: list[int] = encoding.ids
+        if not ids:
+            return Tokens([self.options.pad_id], False)
+        return Tokens(ids, len(ids) == self.max_length and bool(encoding.overflowing))
+
+    def feeds(self, rows: Sequence[Tokens], length: int) -> dict[str, Tensor]:
+        """The model's inputs for `rows`, int64, shape (len(rows), length), padded on the right."""
+        first = rows[0].ids
+        if len(rows) == 1 and len(first) == length:
+            ids = np.array([first], dtype=np.int64)
+            mask = np.ones((1, length), dtype=np.int64)
+        else:
+            ids = np.full((len(rows), length), self.options.pad_id, dtype=np.int64)
+            mask = np.zeros((len(rows), length), dtype=np.int64)
+            for index, row in enumerate(rows):
+                ids[index, : len(row.ids)] = row.ids
+                mask[index, : len(row.ids)] = 1
+        made: dict[str, Tensor] = {}
+        for name in self.options.inputs:
+            if name == "input_ids":
+                made[name] = ids
+            elif name == "attention_mask":
+                made[name] = mask
+            else:
+                made[name] = np.zeros_like(ids)
+        return made
+
+
+def _is_panic(reason: BaseException) -> bool:
+    """Whether the library refused; its crashes inside are no Exception, but are told like one."""
+    return isinstance(reason, Exception) or type(reason).__name__ == "PanicException"
+
+
+def _one_line(reason: BaseException) -> str:
+    return re.sub(r"\s+", " ", str(reason))[:200] or type(reason).__name__
