@@ -1,0 +1,433 @@
+"""The driver: the shell that makes a device run the bundle which its desired state names.
+
+Inputs are calls, from one thread, each with the monotonic time. What the lifecycle says is first
+journaled and then done, through a `Transport` (asks for chunks) and a `Host` (runs workers). After
+every input, what is gets compared with what is desired, so repeating an input changes nothing. The
+driver owns no clock, no thread and no socket, and loads no ML runtime and no numpy.
+
+Until manifests are signed, trust is "none": a manifest is held to the digest that the desired
+state names, and to nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from edge_runtime.bundle.archive import Reader
+from edge_runtime.bundle.store import ChunkStore
+from edge_runtime.errors import DeviceError, EdgeError, IncompatibleError, UntrustedError
+from edge_runtime.messages.fleet import BundleRef, Desired, Release
+from edge_runtime.profile import DeviceProfile
+from edge_runtime.update import lifecycle as on
+from edge_runtime.update import limits, reconcile
+from edge_runtime.update.fetching import Fetcher, Transport
+from edge_runtime.update.host import Host
+from edge_runtime.update.intake import Intake
+from edge_runtime.update.journal import Journal
+from edge_runtime.update.lifecycle import Action, Event, State
+from edge_runtime.update.notices import Notices
+from edge_runtime.update.policy import Policy
+from edge_runtime.update.record import Record, Status, advance
+from edge_runtime.update.restarts import Restarts
+from edge_runtime.update.slots import Slots
+
+__all__ = ["Driver", "Host", "Policy", "Status", "Transport"]
+
+log = logging.getLogger(__name__)
+
+
+class Driver:
+    """One device's update, from `start` on. Workers read the same `state` folder.
+
+    Under `state`: `chunks/` (see `store`), `manifests/<sha256>.json`, `journal.json`.
+
+    Raises:
+        DeviceError: `state` cannot be used at all.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        profile: DeviceProfile,
+        transport: Transport,
+        host: Host,
+        policy: Policy | None = None,
+        random: Random | None = None,
+        free_bytes: Callable[[Path], int] | None = None,
+    ) -> None:
+        self.store = ChunkStore(state / "chunks")
+        self._folder = state
+        self._host = host
+        self._policy = policy or Policy()
+        self._random = random or Random()
+        self._free_bytes = free_bytes or (lambda folder: shutil.disk_usage(folder).free)
+        self._slots = Slots(state / "manifests", self.store)
+        self._journal = Journal(state / "journal.json")
+        self._fetcher = Fetcher(self.store, transport, self._policy, self._random)
+        self._intake = Intake(self.store, self._slots, self._fetcher, profile, self._make_room)
+        self._restarts = Restarts(self._policy, self._random)
+        self._notices = Notices(host, self._policy)
+        self._record = Record()
+        self._unsaved = False
+        self._save_failed = False
+        self._started = False
+        self._stalls = 0
+        self._now_s = 0.0
+        self._wanted_s = 0.0
+        self._limit_s: float | None = None
+        self._inputs: deque[tuple[float, Callable[[], None]]] = deque()
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._do: dict[Action, Callable[[], None]] = {
+            Action.FETCH_MANIFEST: lambda: self._attempt(self._fetch_manifest),
+            Action.FETCH: lambda: self._attempt(self._fetch),
+            Action.STOP_FETCH: self._fetcher.stop,
+            Action.VERIFY: lambda: self._attempt(self._verify),
+            Action.START_CANDIDATE: lambda: host.start_candidate(self._candidate().manifest_sha256),
+            Action.STOP_CANDIDATE: host.stop_candidate,
+            Action.ACTIVATE: host.activate_candidate,
+            Action.START_ACTIVE: self._start_active,
+            Action.RESTART_ACTIVE: lambda: self._restarts.plan(self._now_s),
+            Action.STOP_ACTIVE: self._stop_active,
+            Action.PRUNE: self._prune,
+        }
+
+    @property
+    def status(self) -> Status:
+        """What is to be reported now."""
+        r = self._record
+        return Status(
+            revision=r.desired.revision if r.desired and not r.local else 0,
+            state=r.state.value,
+            active=r.active,
+            previous=r.previous,
+            refused=r.refused,
+            progress=self._fetcher.progress,
+            fetched_bytes=max(r.fetched_bytes, self._fetcher.fetched_bytes),
+            update_s=r.update_s,
+            reason=r.reason,
+        )
+
+    # Inputs.
+
+    def start(self, now_s: float) -> None:
+        """Go on where the journal says. Once, before any other input."""
+        if self._started:
+            raise RuntimeError("the driver was started before")
+        self._started = True
+        self._input(now_s, self._boot)
+
+    def install(self, reader: Reader, now_s: float, *, attempt: int = 0) -> None:
+        """Put a local bundle into the store and bring it in like a fetched one.
+
+        The operator's word stands: where a desired state names something else, the file is
+        ignored, with an event. `attempt` as in `Desired`.
+
+        Raises:
+            UntrustedError, IncompatibleError, DeviceError: the bundle is damaged, not for this
+                device, or cannot be stored; nothing changes.
+        """
+        self._input(now_s, lambda: self._install(reader, attempt))
+
+    def desired(self, payload: bytes, now_s: float) -> None:
+        """A `desired` message arrived. One that cannot be read is told to the operator."""
+        self._input(now_s, lambda: self._desire(payload))
+
+    def chunk(self, sha256: str, data: bytes, now_s: float) -> None:
+        """Bytes arrived under the name of a chunk."""
+        self._input(now_s, lambda: self._attempt(lambda: self._chunk(sha256, data)))
+
+    def tested(self, manifest_sha256: str, passed: bool, reason: str, now_s: float) -> None:
+        """A worker ended its self-test, or died in it."""
+        self._input(now_s, lambda: self._tested(manifest_sha256, passed, reason))
+
+    def activated(self, now_s: float) -> None:
+        """The candidate serves. Said of a bundle that was active already, it changes nothing."""
+        self._input(now_s, self._activated)
+
+    def failed(self, reason: str, now_s: float) -> None:
+        """The active bundle's worker could not serve, crashed or hung, and is gone."""
+        self._input(now_s, lambda: self._failed(reason))
+
+    def connected(self, yes: bool, now_s: float) -> None:
+        """The link to the broker came up or went down."""
+        self._input(now_s, lambda: self._fetcher.connected(yes, self._now_s))
+
+    def tick(self, now_s: float) -> float | None:
+        """Do what is due; when to call again at the latest, or None."""
+        self._input(now_s, self._tick)
+        deadlines = (
+            self._limit_s,
+            self._fetcher.deadline_s(),
+            self._restarts.due_s,
+            self._notices.due_s(self.status),
+            now_s + self._policy.wait_s if self._unsaved else None,
+        )
+        return min((at_s for at_s in deadlines if at_s is not None), default=None)
+
+    # One input at a time, however the host calls back in.
+
+    def _input(self, now_s: float, act: Callable[[], None]) -> None:
+        if not self._started:
+            raise RuntimeError("the driver was not started")
+        self._inputs.append((now_s, act))
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inputs:
+                self._now_s, act = self._inputs.popleft()
+                act()
+                self._settle()
+        finally:
+            self._busy = False
+            self._inputs.clear()
+            self._events.clear()
+
+    def _settle(self) -> None:
+        """Events until nothing is left to do; then journal and report what is left to say."""
+        while True:
+            event = self._events.popleft() if self._events else reconcile.next_event(self._record)
+            if event is None:
+                break
+            self._handle(event)
+        if self._unsaved:
+            self._save()
+        self._notices.report(self.status, self._now_s)
+
+    def _handle(self, event: Event) -> None:
+        before = self._record
+        self._record, actions = advance(before, event, self._policy.max_refusals)
+        self._save()
+        self._notices.transition(event, before, self._record)
+        match event:  # Counters that need not outlive a power cut.
+            case on.Wanted():
+                self._wanted_s = self._now_s
+                self._stalls = 0
+                self._fetcher.forget()
+            case on.Stalled():
+                self._stalls += 1
+            case on.Activated() | on.Condemned():
+                self._restarts.reset(self._now_s)
+        if self._record.state is not before.state or self._record.state is State.TRIAL:
+            self._begin_limit()
+        for action in actions:
+            self._do[action]()
+
+    # What is desired.
+
+    def _desire(self, payload: bytes) -> None:
+        try:
+            desired = Desired.from_bytes(payload)
+        except (UntrustedError, IncompatibleError) as reason:
+            self._notices.warn("desired-invalid", str(reason))
+            return
+        if desired != self._record.desired or self._record.local:
+            self._take(desired, local=False)
+
+    def _install(self, reader: Reader, attempt: int) -> None:
+        release = self._intake.release_of(reader)
+        desired = self._record.desired
+        if desired is not None and not self._record.local:
+            if desired.release is None or desired.release.ref != release.ref:
+                text = f"{reader.where}: ignored, the desired state names another bundle"
+                self._notices.warn("install-ignored", text)
+            else:
+                self._intake.ingest(reader, release)
+            return
+        self._intake.ingest(reader, release)
+        self._take(Desired(revision=0, release=release, attempt=attempt), local=True)
+
+    def _take(self, desired: Desired, *, local: bool) -> None:
+        """Goes to disk with the event that it causes, or at the end of this input."""
+        self._record = dataclasses.replace(self._record, desired=desired, local=local)
+        refusal = reconcile.standing_refusal(self._record)
+        if refusal is not None:
+            self._record = dataclasses.replace(self._record, reason=refusal.reason)
+        self._unsaved = True
+        if self._record.state is State.WAITING:  # Somebody is looking: do not make them wait.
+            self._limit_s = self._now_s
+
+    # Bringing a candidate in.
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """`work` on the candidate; its error becomes the event that says what it means."""
+        try:
+            work()
+        except (UntrustedError, IncompatibleError) as reason:
+            self._events.append(on.Refused(str(reason)))
+        except EdgeError as reason:
+            self._events.append(on.Stalled(str(reason)))
+
+    def _fetch_manifest(self) -> None:
+        if self._intake.fetch_manifest(self._release(), self._now_s):
+            self._events.append(on.ManifestHeld())
+        self._proceed()
+
+    def _fetch(self) -> None:
+        self._intake.fetch(self._candidate(), self._now_s)
+        self._proceed()
+
+    def _chunk(self, sha256: str, data: bytes) -> None:
+        if self._fetcher.chunk(sha256, data, self._now_s):
+            self._stalls = 0
+            self._proceed()
+
+    def _proceed(self) -> None:
+        """Go on where everything asked for is held."""
+        if not self._fetcher.done:
+            return
+        self._fetcher.stop()
+        if self._record.state is State.FETCHING_MANIFEST:
+            self._intake.keep_manifest(self._release())
+            self._events.append(on.ManifestHeld())
+        else:
+            self._events.append(on.ChunksHeld(self._fetcher.fetched_bytes))
+
+    def _verify(self) -> None:
+        self._intake.verify(self._candidate())
+        self._events.append(on.Verified())
+
+    def _candidate(self) -> BundleRef:
+        if self._record.candidate is None:
+            raise RuntimeError(f"no candidate in {self._record.state.name}")
+        return self._record.candidate
+
+    def _release(self) -> Release:
+        """How the candidate's manifest is fetched: `desired` and `candidate` change together."""
+        desired = self._record.desired
+        if desired is None or desired.release is None:
+            raise RuntimeError(f"no release desired in {self._record.state.name}")
+        return desired.release
+
+    # Workers.
+
+    def _tested(self, manifest_sha256: str, passed: bool, reason: str) -> None:
+        r = self._record
+        if r.candidate and r.candidate.manifest_sha256 == manifest_sha256:
+            if r.state is State.TESTING and passed:
+                self._events.append(on.Passed())
+            elif r.state in (State.TESTING, State.ACTIVATING) and not passed:
+                self._events.append(on.Refused(reason))
+        elif r.active and r.active.manifest_sha256 == manifest_sha256 and not passed:
+            self._failed(reason)
+
+    def _activated(self) -> None:
+        if self._record.state is State.ACTIVATING:
+            self._events.append(on.Activated(max(self._now_s - self._wanted_s, 0.0)))
+
+    def _failed(self, reason: str) -> None:
+        r = self._record
+        if r.state is State.ACTIVATING:
+            self._events.append(on.Refused(reason))
+        elif r.active is not None and self._restarts.due_s is None:
+            too_often = self._restarts.failed(self._now_s)
+            damage = self._slots.damage(r.active.manifest_sha256)
+            if damage is not None:
+                self._events.append(on.Condemned(damage, refuse=False))
+            elif r.previous is not None and (too_often or not r.good):
+                self._events.append(on.Condemned(reason))
+            else:  # Nothing to go back to, or not yet: try again, ever more slowly.
+                self._events.append(on.Crashed(reason))
+
+    def _start_active(self) -> None:
+        if self._record.active is None:
+            self._stop_active()
+        else:
+            self._restarts.started(self._now_s)
+            self._host.start_active(self._record.active.manifest_sha256)
+
+    def _stop_active(self) -> None:
+        self._restarts.reset(self._now_s)
+        self._host.stop_active()
+
+    # Time.
+
+    def _tick(self) -> None:
+        self._attempt(lambda: self._fetcher.tick(self._now_s))
+        if self._restarts.due_s is not None and self._restarts.due_s <= self._now_s:
+            self._start_active()
+            if self._record.state is State.TRIAL:  # A trial counts from the last start.
+                self._begin_limit()
+        if self._limit_s is not None and self._limit_s <= self._now_s:
+            self._limit_s = None
+            self._events.append(limits.over(self._record.state, self._policy))
+
+    def _begin_limit(self) -> None:
+        """The state that was just entered may last so long from now."""
+        lasts_s = limits.lasts_s(
+            self._record.state, self._policy, self._stalls, self._random.random()
+        )
+        self._limit_s = self._now_s + lasts_s if lasts_s is not None else None
+
+    # What outlives a power cut.
+
+    def _boot(self) -> None:
+        self._wanted_s = self._now_s
+        record = self._journal.load()
+        if record is None:
+            record = self._from_slots()
+        for event in reconcile.since_last_boot(
+            record,
+            lambda bundle: self._slots.damage(bundle.manifest_sha256),
+            self._policy.max_boots,
+        ):
+            before = record
+            record, _ = advance(before, event, self._policy.max_refusals)
+            self._notices.transition(event, before, record)
+        if record.state in (State.TESTING, State.ACTIVATING, State.TRIAL):
+            record = dataclasses.replace(record, boots=record.boots + 1)
+        self._record = record
+        self._events.append(on.Booted())
+
+    def _from_slots(self) -> Record:
+        """Without a journal: the latest whole bundle is on trial, the one before it kept."""
+        whole = self._slots.whole()
+        active = whole[0] if whole else None
+        previous = whole[1] if len(whole) > 1 else None
+        if self._journal.exists or active is not None:
+            found = f"{active.name} {active.version}" if active is not None else "no bundle"
+            text = f"the journal is lost; the latest on disk is {found}"
+            self._notices.warn("journal-lost", text)
+        return Record(active=active, previous=previous, good=active is None)
+
+    def _save(self) -> None:
+        """Journal the record. Where the disk refuses, the update goes on without.
+
+        What an older record needs is kept (see `_prune`), so that a power cut still ends in a
+        bundle that serves.
+        """
+        try:
+            self._journal.save(self._record)
+        except DeviceError as reason:
+            self._unsaved = True
+            if not self._save_failed:
+                self._save_failed = True
+                self._notices.warn("journal-failed", str(reason))
+        else:
+            self._unsaved = self._save_failed = False
+
+    def _prune(self) -> None:
+        if self._unsaved:
+            return
+        r = self._record
+        keep = [ref.manifest_sha256 for ref in (r.active, r.previous, r.candidate) if ref]
+        try:
+            freed_bytes = self._slots.prune(keep)
+        except EdgeError as reason:
+            log.error("pruning failed: %s", reason)
+        else:
+            log.info("pruned", extra={"freed_bytes": freed_bytes})
+
+    def _make_room(self, needed_bytes: int) -> int:
+        """Bytes that the disk lacks for `needed_bytes` and the margin, after pruning if need be."""
+        bound = needed_bytes + self._policy.disk_margin_bytes
+        if self._free_bytes(self._folder) < bound:
+            self._prune()
+        return max(bound - self._free_bytes(self._folder), 0)

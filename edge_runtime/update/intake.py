@@ -1,0 +1,137 @@
+"""The intake: from a release that is wanted to a candidate whose every byte is on disk, verified.
+
+The steps, in order, each resumable because the store is the progress: 1. `fetch_manifest`;
+2. `keep_manifest`, held to the digest that the desired state names; 3. `fetch`, if the bundle is
+for this device and the disk has room; 4. `verify`. Errors say which kind of failure it is and go
+up: the lifecycle knows what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_runtime.bundle.archive import Reader
+from edge_runtime.bundle.files import MAX_CHUNK_BYTES, Chunk, FileEntry, sha256_hex
+from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from edge_runtime.bundle.store import ChunkStore, StoreReader
+from edge_runtime.bundle.verify import verify
+from edge_runtime.errors import DeviceError, UntrustedError
+from edge_runtime.messages.fleet import BundleRef, Release
+from edge_runtime.profile import DeviceProfile
+from edge_runtime.update.fetching import Fetcher
+from edge_runtime.update.slots import Slots
+
+
+class Intake:
+    """Brings one candidate in at a time.
+
+    Args:
+        make_room: asked with the bytes that are to be fetched; the bytes that the disk lacks for
+            them after tidying up, 0 where there is room.
+    """
+
+    def __init__(
+        self,
+        store: ChunkStore,
+        slots: Slots,
+        fetcher: Fetcher,
+        profile: DeviceProfile,
+        make_room: Callable[[int], int],
+    ) -> None:
+        self._store = store
+        self._slots = slots
+        self._fetcher = fetcher
+        self._profile = profile
+        self._make_room = make_room
+
+    def fetch_manifest(self, release: Release, now_s: float) -> bool:
+        """Step 1; True where the manifest is here already.
+
+        Raises:
+            UntrustedError: a chunk list that cannot be.
+        """
+        if self._slots.has(release.manifest.sha256):
+            return True
+        self._fetcher.begin((release.manifest,), now_s)
+        return False
+
+    def keep_manifest(self, release: Release) -> None:
+        """Step 2, once the manifest's chunks are held.
+
+        Raises:
+            UntrustedError: they do not add up to the manifest that is wanted.
+            DeviceError: the disk failed.
+        """
+        data = b"".join(self._store.get(chunk) for chunk in release.manifest.chunks)
+        release.manifest.check(data, "desired state")
+        self._slots.put(data)
+
+    def fetch(self, candidate: BundleRef, now_s: float) -> None:
+        """Step 3.
+
+        Raises:
+            UntrustedError: the manifest is malformed, or not what the desired state calls it.
+            IncompatibleError: the bundle is not for this device.
+            DeviceError: the manifest is lost, or the disk has no room.
+        """
+        manifest = Manifest.from_bytes(self._slots.read(candidate.manifest_sha256))
+        if (manifest.name, manifest.version) != (candidate.name, candidate.version):
+            raise UntrustedError(
+                f"manifest {candidate.manifest_sha256}: is of {manifest.name} {manifest.version}, "
+                f"the desired state calls it {candidate.name} {candidate.version}"
+            )
+        self._profile.fits(manifest)
+        needed = sum(chunk.size_bytes for chunk in self._store.missing(manifest.files))
+        lacking = self._make_room(needed) if needed else 0
+        if lacking:
+            raise DeviceError(
+                f"bundle {manifest.name} {manifest.version}: {needed} bytes to fetch; with a "
+                f"margin kept, the disk lacks {lacking}"
+            )
+        self._fetcher.begin(manifest.files, now_s)
+
+    def verify(self, candidate: BundleRef) -> None:
+        """Step 4.
+
+        Raises:
+            UntrustedError: the manifest is at odds with itself.
+            DeviceError: a chunk was lost or spoiled; it is removed, to be fetched again.
+        """
+        digest = candidate.manifest_sha256
+        verify(StoreReader(self._store, self._slots.read(digest)), manifest_sha256=digest)
+
+    def release_of(self, reader: Reader) -> Release:
+        """What a desired state would name, had the bundle behind `reader` been published.
+
+        The manifest is cut at fixed sizes: nobody else will ask for its chunks, and finding
+        content boundaries needs numpy, which this process does not load.
+
+        Raises:
+            UntrustedError, IncompatibleError: no manifest that we read, or not for this device.
+        """
+        data = reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        manifest = Manifest.from_bytes(data, where=f"{reader.where}: {MANIFEST_NAME}")
+        self._profile.fits(manifest)
+        pieces = (
+            data[start : start + MAX_CHUNK_BYTES] for start in range(0, len(data), MAX_CHUNK_BYTES)
+        )
+        chunks = tuple(Chunk(sha256_hex(piece), len(piece)) for piece in pieces)
+        entry = FileEntry(MANIFEST_NAME, len(data), sha256_hex(data), chunks)
+        m = manifest
+        return Release(m.name, m.version, m.profile, m.size_bytes, entry)
+
+    def ingest(self, reader: Reader, release: Release) -> None:
+        """Put everything of a local bundle into the store, so that nothing need be fetched.
+
+        Raises:
+            UntrustedError: it changed, or differs from its manifest.
+            DeviceError: the disk is full or failing.
+        """
+        data = reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        release.manifest.check(data, reader.where)
+        manifest = Manifest.from_bytes(data)
+        lacking = self._make_room(manifest.size_bytes)
+        if lacking:
+            raise DeviceError(f"{reader.where}: the disk lacks {lacking} bytes to install it")
+        self._store.ingest(reader, manifest)
+        self._slots.put(data)

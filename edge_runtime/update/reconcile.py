@@ -1,0 +1,84 @@
+"""What is, compared with what is desired: the one event that brings them closer. Pure.
+
+Called after every input, so that desired state works the same whatever happened in between: a
+message repeated, an update refused, a rollback, a power cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge_runtime.messages.fleet import BundleRef, Refusal
+from edge_runtime.update.lifecycle import (
+    UNDER_WAY,
+    Condemned,
+    Event,
+    Refused,
+    State,
+    TrialResumed,
+    Unwanted,
+    Wanted,
+    Withdrawn,
+)
+from edge_runtime.update.record import Record
+
+
+def next_event(record: Record) -> Event | None:
+    """What must happen for `record` to become what it desires; None where nothing must."""
+    if record.state is State.ACTIVATING:  # A swap is finished before anything else.
+        return None
+    event: Event | None = None
+    if record.desired is not None and record.desired.release is None:
+        if record.active or record.previous or record.candidate:
+            event = Unwanted()
+    elif record.desired is not None and record.desired.release is not None:
+        event = _towards(record, record.desired.release.ref)
+    if event is None and record.state is State.IDLE and record.active and not record.good:
+        event = TrialResumed()
+    return event
+
+
+def _towards(record: Record, wanted: BundleRef) -> Event | None:
+    if record.active is not None and record.active.manifest_sha256 == wanted.manifest_sha256:
+        return Withdrawn() if record.state in UNDER_WAY else None
+    refusal = standing_refusal(record)
+    if refusal is not None:
+        return Withdrawn(refusal.reason) if record.state in UNDER_WAY else None
+    return None if record.candidate == wanted else Wanted(wanted)
+
+
+def standing_refusal(record: Record) -> Refusal | None:
+    """Why the desired bundle is not tried (again): refused at this attempt or a later one."""
+    if record.desired is None or record.desired.release is None:
+        return None
+    digest = record.desired.release.manifest.sha256
+    for refusal in record.refused:
+        if refusal.manifest_sha256 == digest and refusal.attempt >= record.attempt:
+            return refusal
+    return None
+
+
+def since_last_boot(
+    record: Record, damage: Callable[[BundleRef], str | None], max_boots: int
+) -> list[Event]:
+    """What must be concluded from the journal before anything is started again.
+
+    Args:
+        damage: says what keeps an installed bundle from being used, or None.
+        max_boots: starts of the device that one bundle's self-test or trial may see.
+    """
+    lost = damage(record.active) if record.active else None
+    if lost is not None:
+        events: list[Event] = [Condemned(lost, refuse=False)]
+        also_lost = damage(record.previous) if record.previous else None
+        if also_lost is not None:
+            events.append(Condemned(also_lost, refuse=False))
+        return events
+    if record.boots < max_boots:
+        return []
+    reason = f"the device restarted {record.boots + 1} times while it was tried"
+    if record.state in (State.TESTING, State.ACTIVATING):
+        return [Refused(reason)]
+    if record.state is State.TRIAL and record.previous is not None:
+        return [Condemned(reason)]
+    return []

@@ -1,0 +1,141 @@
+"""Slots: the manifests of the bundles on this device, `<root>/<sha256>.json`.
+
+A slot is nothing but a manifest; its files are chunks in the store, shared between slots. Which
+slot is active, previous or candidate stands in the journal. This module keeps manifests, says
+whether a slot is whole, and removes what no slot needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from edge_runtime.bundle import durable
+from edge_runtime.bundle.files import SHA256, sha256_hex
+from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES, Manifest
+from edge_runtime.bundle.store import ChunkStore
+from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.messages.fleet import BundleRef
+
+log = logging.getLogger(__name__)
+
+
+class Slots:
+    """The folder of manifests, made if need be.
+
+    Raises:
+        DeviceError: the folder cannot be made.
+    """
+
+    def __init__(self, root: Path, store: ChunkStore) -> None:
+        self.root = root
+        self._store = store
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as reason:
+            raise DeviceError(f"slots {root}: cannot be made ({reason.strerror})") from None
+
+    def path(self, manifest_sha256: str) -> Path:
+        """Where the manifest of that digest stands, or would."""
+        if not re.fullmatch(SHA256, manifest_sha256):
+            raise RuntimeError(f"{manifest_sha256[:80]!r} is not a digest")
+        return self.root / f"{manifest_sha256}.json"
+
+    def put(self, manifest_bytes: bytes) -> str:
+        """Keep a manifest durably; its digest.
+
+        Raises:
+            DeviceError: disk full, read-only or failing.
+        """
+        digest = sha256_hex(manifest_bytes)
+        durable.replace(self.path(digest), manifest_bytes)
+        return digest
+
+    def read(self, manifest_sha256: str) -> bytes:
+        """The manifest's bytes, their digest checked now.
+
+        Raises:
+            DeviceError: not here, unreadable, or spoiled; a spoiled one is removed.
+        """
+        path = self.path(manifest_sha256)
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_MANIFEST_BYTES + 1)
+        except OSError as reason:
+            raise DeviceError(f"manifest {path}: cannot be read ({reason.strerror})") from None
+        if sha256_hex(data) != manifest_sha256:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise DeviceError(f"manifest {path}: spoiled on disk; removed, to be fetched again")
+        return data
+
+    def has(self, manifest_sha256: str) -> bool:
+        """Whether the manifest is here, readable and unspoiled."""
+        try:
+            self.read(manifest_sha256)
+        except DeviceError:
+            return False
+        return True
+
+    def damage(self, manifest_sha256: str) -> str | None:
+        """What keeps the slot from being used, or None where it is whole.
+
+        Chunks are looked for, not read: whoever loads the bundle checks every digest.
+        """
+        try:
+            manifest = Manifest.from_bytes(self.read(manifest_sha256))
+        except EdgeError as reason:
+            return str(reason)
+        missing = self._store.missing(manifest.files)
+        if missing:
+            return f"bundle {manifest.name} {manifest.version}: {len(missing)} chunks are lost"
+        return None
+
+    def whole(self) -> list[BundleRef]:
+        """Every bundle that is here completely, the latest installed first."""
+        found = []
+        for path in self._listed():
+            digest = path.name[: -len(".json")]
+            if self.damage(digest) is None:
+                manifest = Manifest.from_bytes(self.read(digest))
+                found.append(BundleRef(manifest.name, manifest.version, digest))
+        return found
+
+    def prune(self, keep: Iterable[str]) -> int:
+        """Remove the manifests that are not in `keep`, then the chunks that none of those needs.
+
+        Returns the bytes freed in the store. Manifests go first: one whose chunks are gone must
+        not look like a bundle.
+
+        Raises:
+            DeviceError: a manifest that is to be kept cannot be read (nothing is removed, for it
+                is not known which chunks it needs), or the disk is read-only or failing.
+        """
+        kept = set(keep)
+        chunks: set[str] = set()
+        for digest in kept:
+            for entry in Manifest.from_bytes(self.read(digest)).files:
+                chunks.update(chunk.sha256 for chunk in entry.chunks)
+        try:
+            for path in self._listed():
+                if path.name[: -len(".json")] not in kept:
+                    os.unlink(path)
+            durable.sync_folder(self.root)
+        except OSError as reason:
+            raise DeviceError(f"slots {self.root}: cannot be pruned ({reason.strerror})") from None
+        return self._store.prune(chunks)
+
+    def _listed(self) -> list[Path]:
+        """Manifest files, the latest written first; names decide between equal times."""
+        found: list[tuple[int, str]] = []
+        try:
+            for item in list(os.scandir(self.root)):
+                if re.fullmatch(SHA256 + r"\.json", item.name):
+                    found.append((item.stat().st_mtime_ns, item.name))
+        except OSError as reason:
+            log.error("slots %s: cannot be listed (%s)", self.root, reason.strerror)
+        return [self.root / name for _, name in sorted(found, reverse=True)]

@@ -1,0 +1,106 @@
+"""Slots on disk: whole or known to be damaged, and pruned without touching what is needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.bundle.store import ChunkStore
+from edge_runtime.errors import DeviceError
+from edge_runtime.update.slots import Slots
+from tests.fakes.fleet import Bundle, bundle
+
+V1 = bundle("1.0.0", size=150_000)
+V2 = bundle("2.0.0", size=150_000)
+V3 = bundle("3.0.0", size=150_000, backbone=7)
+
+
+@pytest.fixture
+def slots(tmp_path: Path) -> Slots:
+    return Slots(tmp_path / "manifests", ChunkStore(tmp_path / "chunks"))
+
+
+def installed(slots: Slots, *bundles: Bundle) -> None:
+    store = ChunkStore(slots.root.parent / "chunks")
+    for n, made in enumerate(bundles):
+        store.ingest(made, made.manifest)
+        slots.put(made.bytes)
+        os.utime(slots.path(made.digest), (n, n))
+
+
+def held(slots: Slots) -> set[str]:
+    return {path.name for path in (slots.root.parent / "chunks").glob("*/*")}
+
+
+def needed(*bundles: Bundle) -> set[str]:
+    return {c.sha256 for made in bundles for entry in made.manifest.files for c in entry.chunks}
+
+
+def test_a_manifest_is_kept_under_its_digest(slots: Slots) -> None:
+    assert slots.put(V1.bytes) == V1.digest
+    assert slots.read(V1.digest) == V1.bytes
+    assert slots.has(V1.digest)
+    assert not slots.has(V2.digest)
+
+
+def test_a_spoiled_manifest_is_never_handed_out_and_is_removed(slots: Slots) -> None:
+    slots.put(V1.bytes)
+    slots.path(V1.digest).write_bytes(V1.bytes.replace(b"1.0.0", b"6.6.6"))
+    with pytest.raises(DeviceError, match="spoiled"):
+        slots.read(V1.digest)
+    assert not slots.path(V1.digest).exists()
+
+
+def test_damage_says_what_is_missing(slots: Slots) -> None:
+    assert "cannot be read" in (slots.damage(V1.digest) or "")
+    slots.put(V1.bytes)
+    assert "chunks are lost" in (slots.damage(V1.digest) or "")
+    installed(slots, V1)
+    assert slots.damage(V1.digest) is None
+
+
+def test_whole_bundles_are_listed_the_latest_first(slots: Slots) -> None:
+    installed(slots, V3, V1)
+    slots.put(V2.bytes)  # its head is not here
+    (slots.root / "notes.txt").write_text("not ours")
+    (slots.root / f".{V2.digest}.json.tmp").write_text("torn")
+    assert slots.whole() == [V1.release.ref, V3.release.ref]
+
+
+def test_pruning_keeps_what_a_kept_slot_needs_and_nothing_else(slots: Slots) -> None:
+    installed(slots, V1, V2, V3)
+    freed = slots.prune([V2.digest, V3.digest])
+    only = needed(V1) - needed(V2, V3)
+    assert freed == sum(len(V1.chunks[digest]) for digest in only)
+    assert held(slots) == needed(V2, V3)
+    assert slots.whole() == [V3.release.ref, V2.release.ref]
+
+
+def test_pruning_twice_frees_nothing(slots: Slots) -> None:
+    installed(slots, V1, V2)
+    slots.prune([V2.digest])
+    assert slots.prune([V2.digest]) == 0
+
+
+def test_nothing_is_pruned_where_a_kept_manifest_cannot_be_read(slots: Slots) -> None:
+    installed(slots, V1, V2)
+    before = held(slots)
+    slots.path(V2.digest).unlink()
+    with pytest.raises(DeviceError):
+        slots.prune([V2.digest])
+    assert held(slots) == before
+    assert slots.has(V1.digest)
+
+
+@pytest.mark.parametrize("name", ["", "../journal", "A" * 64, "1" * 63])
+def test_what_is_no_digest_names_no_slot(slots: Slots, name: str) -> None:
+    with pytest.raises(RuntimeError, match="not a digest"):
+        slots.path(name)
+
+
+def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DeviceError, match="cannot be made"):
+        Slots(tmp_path / "file" / "manifests", ChunkStore(tmp_path / "chunks"))
