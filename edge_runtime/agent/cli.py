@@ -1,0 +1,189 @@
+"""`edge-agent`: run a device, ask a bundle something, check a configuration.
+
+Results go to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not to be trusted.
+What a verb needs is imported when it is asked for: a supervisor must stay small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from edge_runtime.errors import EdgeError, exit_code
+
+PROG = "edge-agent"
+
+EPILOG = """\
+examples:
+  edge-agent infer model.edge --input texts.jsonl
+      answer each line, a JSON string or {"text": "…"}; no configuration needed
+  echo '"a fast web server"' | edge-agent infer model.edge --input - --json
+  edge-agent check --config agent.toml
+      is everything here that this device needs?
+  edge-agent run --config agent.toml --bundle model.edge
+      serve the bundle on http://127.0.0.1:8080/v2, report and take updates over MQTT
+
+a smallest agent.toml:
+  device_id = "press-7"
+  profile = "generic-x86_64"
+  state_dir = "/var/lib/edge-agent"
+  trust = "none"
+
+  [broker]
+  url = "mqtt://broker.example:1883"
+"""
+
+CONFIG_HELP = """\
+every key may also be set in the environment: EDGE_AGENT_DEVICE_ID, EDGE_AGENT_BROKER_URL,
+EDGE_AGENT_API_PORT and so on, after the table and the key
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog=PROG,
+        description="The device's side of edge-runtime: prove a bundle on the real engine, serve "
+        "it over HTTP, report over MQTT, take updates over MQTT without dropping a request.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    run = verbs.add_parser(
+        "run",
+        help="be a device: serve, report, update; until a signal ends it",
+        description="Run the agent in the foreground. Its log goes to stderr; SIGTERM or Ctrl-C "
+        "ends it in order.",
+        epilog=CONFIG_HELP,
+    )
+    _config(run)
+    run.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="install this bundle first; what the broker asks for still takes precedence",
+    )
+    run.add_argument(
+        "--json", action="store_true", help="print where the API is, one line of JSON on stdout"
+    )
+
+    infer = verbs.add_parser(
+        "infer",
+        help="answer lines of text with a bundle, here and now",
+        description="Load a bundle and answer each line of input: a JSON string, or an object "
+        'with a "text". Stops at the first line that is wrong, after answering those before it.',
+    )
+    infer.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
+    infer.add_argument("--input", required=True, metavar="FILE|-", help="JSON lines; - is stdin")
+    infer.add_argument("--variant", metavar="ID", help="run this variant, not the first that can")
+    infer.add_argument("--profile", metavar="NAME", help="use this board's threads and options")
+    infer.add_argument("--json", action="store_true", help="answers as JSON lines")
+
+    check = verbs.add_parser(
+        "check",
+        help="look whether a configuration would run here",
+        description="Validate a configuration and look for what it needs: profile, engines, state "
+        "folder, port. Changes nothing, connects to nothing.",
+        epilog=CONFIG_HELP,
+    )
+    _config(check)
+    check.add_argument("--json", action="store_true", help="findings as JSON")
+    return top
+
+
+def _config(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--config", type=Path, required=True, metavar="FILE", help="the device's agent.toml"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return VERBS[arguments.verb](arguments)
+    except EdgeError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain again while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from edge_runtime.agent import logs
+    from edge_runtime.agent.config import load_config
+    from edge_runtime.agent.supervisor import Supervisor
+
+    config = load_config(arguments.config)
+    logs.configure(config.log_level, process="supervisor")
+    connector = None
+    if config.broker is not None:
+        from edge_runtime.link.mqtt import connector as mqtt
+
+        connector = mqtt(config.broker)
+    try:
+        release = version("edge-runtime")
+    except PackageNotFoundError:
+        release = "0"
+    supervisor = Supervisor(config, release, connector)
+    if arguments.json:
+        print(json.dumps({"port": supervisor.port, "pid": os.getpid()}), flush=True)
+    supervisor.run(arguments.bundle)
+    return 0
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    from edge_runtime.agent.infer import infer
+
+    logging.getLogger().addHandler(logging.NullHandler())
+    infer(
+        arguments.bundle,
+        arguments.input,
+        sys.stdout,
+        variant=arguments.variant,
+        profile=arguments.profile,
+        as_json=arguments.json,
+    )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from edge_runtime.agent.check import check
+    from edge_runtime.agent.config import load_config
+
+    findings = check(load_config(arguments.config))
+    if arguments.json:
+        print(json.dumps([finding.as_json() for finding in findings], indent=2))
+    else:
+        marks = {True: "ok", False: "FAILED", None: "note"}
+        for finding in findings:
+            print(f"{marks[finding.ok]:6}  {finding.what}: {finding.text}")
+    return 1 if any(finding.ok is False for finding in findings) else 0
+
+
+VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "infer": _infer,
+    "check": _check,
+}
+
+
+def entry() -> None:
+    """Console command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

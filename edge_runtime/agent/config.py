@@ -1,0 +1,311 @@
+"""The agent's configuration: one TOML file, then `EDGE_AGENT_*` variables, as one frozen value.
+
+`load_config` is the way to make one. It reports every fault of file and environment in one go and
+says which of the two each came from; a key that it does not know is an error, with the nearest
+that it knows. Trust is never a default: until bundles can be signed the file must say
+`trust = "none"` in so many words.
+
+A variable is named after its key: `EDGE_AGENT_DEVICE_ID`, `EDGE_AGENT_BROKER_URL`,
+`EDGE_AGENT_API_PORT`. Relative paths stand relative to the file's folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import InputError
+from edge_runtime.fields import Fields
+from edge_runtime.link import BrokerConfig
+from edge_runtime.messages.topics import DEFAULT_PREFIX, DEVICE_ID, Topics
+from edge_runtime.profile import load_toml
+from edge_runtime.update.policy import Policy
+
+MAX_CONFIG_BYTES = 64 << 10
+ENVIRONMENT = "EDGE_AGENT_"
+TRUST_IS_MISSING = (
+    "trust is missing: bundles are not signed yet (that comes with a later version), so whoever "
+    'may write to the broker decides what this device runs; write trust = "none" to accept that'
+)
+
+_POLICY = {f.name: "integer" if isinstance(f.default, int) else "number"
+           for f in dataclasses.fields(Policy)}  # fmt: skip
+KEYS: Mapping[str, Mapping[str, str]] = {
+    "": {
+        "device_id": "text",
+        "profile": "text",
+        "state_dir": "text",
+        "trust": "text",
+        "first_bundle": "text",
+        "log_level": "text",
+    },
+    "broker": {
+        "url": "text",
+        "username": "text",
+        "password_file": "text",
+        "ca": "text",
+        "cert": "text",
+        "key": "text",
+        "prefix": "text",
+        "version": "text",
+    },
+    "api": {
+        "host": "text",
+        "port": "integer",
+        "max_connections": "integer",
+        "max_body_bytes": "integer",
+        "max_waiting": "integer",
+        "request_timeout_s": "number",
+        "idle_timeout_s": "number",
+    },
+    "telemetry": {"interval_s": "number", "spool_bytes": "integer"},
+    "worker": {"start_timeout_s": "number", "hang_s": "number", "drain_s": "number"},
+    "update": _POLICY,
+}
+"""Every key there is, by table, and the kind of its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    """The local HTTP API. Port 0 takes a free one, which the log names.
+
+    `max_waiting` requests may wait for the engine; one more is told to come back later. A request
+    must have arrived whole within `request_timeout_s`; a connection may idle for `idle_timeout_s`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_connections: int = 64
+    max_body_bytes: int = 4 << 20
+    max_waiting: int = 32
+    request_timeout_s: float = 10.0
+    idle_timeout_s: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How long a worker may take: to load and test itself, to answer at all, to finish."""
+
+    start_timeout_s: float = 300.0
+    hang_s: float = 30.0
+    drain_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """How often to report, and how much to keep on disk while nobody listens."""
+
+    interval_s: float = 10.0
+    spool_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """Everything that a person decides about one device. `broker` None: nobody to report to.
+
+    `profile` is a name, or the path of a .toml file.
+    """
+
+    device_id: str
+    profile: str
+    state_dir: Path
+    trust: str
+    first_bundle: Path | None = None
+    log_level: str = "info"
+    broker: BrokerConfig | None = None
+    prefix: str = DEFAULT_PREFIX
+    api: ApiConfig = ApiConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    worker: WorkerConfig = WorkerConfig()
+    update: Policy = field(default_factory=Policy)
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None) -> AgentConfig:
+    """Read `path`, then what `environment` overrides.
+
+    Raises:
+        InputError: the file cannot be read, or everything that is wrong with file and variables.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as reason:
+        raise InputError(f"{path}: cannot be read ({reason.strerror})") from None
+    faults: list[str] = []
+    raw = load_toml(data, MAX_CONFIG_BYTES, str(path))
+    variables = _variables(os.environ if environment is None else environment, faults)
+    sections = {name: _Section(name, raw, variables.get(name, {}), path, faults) for name in KEYS}
+    config = _build(sections, path.parent, faults)
+    if faults:
+        raise InputError("; ".join(faults))
+    return config
+
+
+class _Section:
+    """One table of the file under what the environment says of it."""
+
+    def __init__(
+        self,
+        name: str,
+        raw: Mapping[str, object],
+        variables: Mapping[str, object],
+        path: Path,
+        faults: list[str],
+    ) -> None:
+        self.where = f"{path}: [{name}]" if name else str(path)
+        value = raw.get(name, {}) if name else {k: v for k, v in raw.items() if k not in KEYS}
+        self.present = not name or name in raw or bool(variables)
+        self._file = Fields(value, self.where, InputError, faults)
+        upper = f"{ENVIRONMENT}{name.upper()}_*" if name else f"{ENVIRONMENT}*"
+        self._variables = Fields(variables, f"environment {upper}", InputError, faults)
+        for key in KEYS[name]:
+            self._file.present(key)
+        for key in self._file.unknown():
+            near = _nearest(key, [*KEYS[name], *([] if name else KEYS)])
+            faults.append(f"{self.where}: {key} is not a setting{near}")
+
+    def of(self, key: str) -> Fields:
+        """Whichever of environment and file has `key`."""
+        return self._variables if key in self._variables else self._file
+
+    def has(self, key: str) -> bool:
+        """Whether either sets `key`."""
+        return key in self._variables or key in self._file
+
+    def text(self, key: str, default: Any = None, **checks: Any) -> Any:
+        """A string, or `default`."""
+        return self.of(key).text(key, default, **checks) if self.has(key) else default
+
+    def required(self, key: str, **checks: Any) -> str:
+        """A string that must be there."""
+        return self.of(key).text(key, **checks)
+
+    def path(self, key: str, folder: Path) -> Path | None:
+        """A path, relative to the file's folder."""
+        text = self.text(key, max_len=4096)
+        return folder / text if text else None
+
+    def numbers(self, defaults: Any, **low: float) -> dict[str, Any]:
+        """The numeric fields of the dataclass value `defaults`, each above 0 or its own `low`."""
+        found: dict[str, Any] = {}
+        for item in dataclasses.fields(defaults):
+            value, of = getattr(defaults, item.name), self.of(item.name)
+            if isinstance(value, int):
+                found[item.name] = of.integer(
+                    item.name, value, low=int(low.get(item.name, 1)), high=1 << 40
+                )
+            elif isinstance(value, float):
+                found[item.name] = of.number(
+                    item.name, value, low=low.get(item.name, 0.01), high=1e9
+                )
+        return found
+
+
+def _build(sections: Mapping[str, _Section], folder: Path, faults: list[str]) -> AgentConfig:
+    top, api = sections[""], sections["api"]
+    trust = top.text("trust")
+    if trust is None:
+        faults.append(f"{top.where}: {TRUST_IS_MISSING}")
+    elif trust != "none":
+        faults.append(
+            f'{top.where}: trust is {trust!r}, expected "none": '
+            "signed bundles come with a later version"
+        )
+    level = top.text("log_level", "info")
+    if level not in ("debug", "info", "warning", "error"):
+        faults.append(
+            f"{top.where}: log_level is {level!r}, expected one of debug, info, warning, error"
+        )
+    profile = top.required("profile", max_len=4096)
+    if profile.endswith(".toml"):
+        profile = str(folder / profile)
+    numbers = api.numbers(ApiConfig(), port=0)
+    if numbers["port"] > 65535:
+        faults.append(f"{api.of('port').where}: port is {numbers['port']}, expected 0..65535")
+    return AgentConfig(
+        device_id=top.required("device_id", pattern=DEVICE_ID),
+        profile=profile,
+        state_dir=top.path("state_dir", folder) or Path("/var/lib/edge-agent"),
+        trust=trust or "",
+        first_bundle=top.path("first_bundle", folder),
+        log_level=level,
+        broker=_broker(sections["broker"], folder, faults),
+        prefix=_prefix(sections["broker"], faults),
+        api=ApiConfig(host=api.text("host", "127.0.0.1"), **numbers),
+        telemetry=TelemetryConfig(**sections["telemetry"].numbers(TelemetryConfig())),
+        worker=WorkerConfig(**sections["worker"].numbers(WorkerConfig())),
+        update=_policy(sections["update"], faults),
+    )
+
+
+def _broker(section: _Section, folder: Path, faults: list[str]) -> BrokerConfig | None:
+    if not section.present:
+        return None
+    url = section.required("url", max_len=1024)
+    if not url:
+        return None
+    try:
+        return BrokerConfig.parse(
+            url,
+            username=section.text("username"),
+            password_file=section.path("password_file", folder),
+            ca_file=section.path("ca", folder),
+            cert_file=section.path("cert", folder),
+            key_file=section.path("key", folder),
+            version=section.text("version", "auto"),
+        )
+    except InputError as error:
+        faults.append(f"{section.where}: {error}")
+        return None
+
+
+def _prefix(section: _Section, faults: list[str]) -> str:
+    prefix: str = section.text("prefix", DEFAULT_PREFIX)
+    try:
+        return Topics(prefix).prefix
+    except InputError as error:
+        faults.append(f"{section.where}: {error}")
+        return DEFAULT_PREFIX
+
+
+def _policy(section: _Section, faults: list[str]) -> Policy:
+    try:
+        return Policy(**section.numbers(Policy()))
+    except InputError as error:
+        faults.append(f"{section.where}: {error}")
+        return Policy()
+
+
+def _variables(environment: Mapping[str, str], faults: list[str]) -> dict[str, dict[str, object]]:
+    """What the environment sets, by table, each value of the kind that its key has."""
+    known = {
+        ENVIRONMENT + (f"{table}_{key}" if table else key).upper(): (table, key, kind)
+        for table, keys in KEYS.items()
+        for key, kind in keys.items()
+    }
+    found: dict[str, dict[str, object]] = {}
+    for name, text in sorted(environment.items()):
+        if not name.startswith(ENVIRONMENT):
+            continue
+        if name not in known:
+            faults.append(f"environment: {name} is not a setting{_nearest(name, list(known))}")
+            continue
+        table, key, kind = known[name]
+        try:
+            value = {"text": str, "integer": int, "number": float}[kind](text)
+        except ValueError:
+            faults.append(f"environment: {name} must be a number, found {text[:40]!r}")
+            continue
+        found.setdefault(table, {})[key] = value
+    return found
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    import difflib  # Only a mistake needs it.
+
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"

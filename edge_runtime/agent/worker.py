@@ -1,0 +1,232 @@
+"""The worker: a process that loads one bundle, proves it, serves it, and ends.
+
+Order: 1. open the bundle from the device's store by its manifest's digest, every byte checked;
+2. ask the profile which variants fit; 3. load and self-test them until one passes; 4. say so;
+5. accept connections when told to; 6. when told to drain, finish, hand the idle connections over
+and end. All memory goes back with the process. It ends, too, when its supervisor does.
+
+The heart beats from a thread of its own, and stops while an inference takes longer than it may:
+the supervisor takes silence for a hang and ends the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_runtime.agent import logs
+from edge_runtime.agent.openinference import OpenInference
+from edge_runtime.agent.order import Order
+from edge_runtime.agent.server import HttpServer
+from edge_runtime.agent.serving import Serving
+from edge_runtime.bundle.store import ChunkStore, StoreReader
+from edge_runtime.bundle.verify import verify
+from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.inference.pipeline import Pipeline
+from edge_runtime.inference.selftest import first_passing
+from edge_runtime.messages.worker import (
+    Answer,
+    Ask,
+    Connection,
+    Drain,
+    Frame,
+    FrameReader,
+    Heartbeat,
+    Ready,
+    Refused,
+    SelfTestReport,
+    Serve,
+    to_frame,
+)
+from edge_runtime.profile import load_profile
+from edge_runtime.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+READ_BYTES = 256 << 10
+
+
+class Control:
+    """The worker's end of the socket pair. Without a supervisor the process ends at once."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._reader = FrameReader()
+        self._descriptors: list[int] = []
+
+    def send(self, frame: Frame, descriptor: int | None = None) -> None:
+        """Send `frame`; the supervisor gets a copy of `descriptor`."""
+        data = to_frame(frame)
+        try:
+            with self._lock:
+                sent = 0
+                if descriptor is not None:
+                    sent = socket.send_fds(self._sock, [data], [descriptor])
+                self._sock.sendall(data[sent:])
+        except OSError:
+            os._exit(0)
+
+    def frames(self) -> Iterator[tuple[Frame, int | None]]:
+        """What the supervisor says, for ever; a Connection comes with its descriptor."""
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._sock, READ_BYTES, 32)
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                os._exit(0)
+            self._descriptors += descriptors
+            for frame in self._reader.feed(data):
+                has_one = isinstance(frame, Connection)
+                yield frame, self._descriptors.pop(0) if has_one else None
+
+
+class Heart(threading.Thread):
+    """Beats once a second, with the counters, unless an inference is stuck."""
+
+    def __init__(self, control: Control, metrics: Metrics, hang_s: float) -> None:
+        super().__init__(name="heart", daemon=True)
+        self._control = control
+        self._metrics = metrics
+        # The supervisor allows the other half for the silence itself.
+        self._hang_s = hang_s / 2
+        self.serving: Serving | None = None
+
+    def run(self) -> None:
+        """Until the process ends."""
+        while True:
+            if self.serving is None or self.serving.stuck_s(time.monotonic()) < self._hang_s:
+                self.beat()
+            time.sleep(HEARTBEAT_S)
+
+    def beat(self) -> None:
+        """Say what was counted so far."""
+        snapshot = self._metrics.snapshot()
+        self._control.send(
+            Heartbeat(
+                snapshot.requests,
+                snapshot.errors,
+                snapshot.latency.as_json(),
+                snapshot.queue_wait.as_json(),
+            )
+        )
+
+
+def load(order: Order) -> tuple[Pipeline | None, tuple[SelfTestReport, ...]]:
+    """Steps 1 to 3.
+
+    Raises:
+        EdgeError: the bundle cannot be read, is not to be believed or not for this device.
+    """
+    state = Path(order.state_dir)
+    digest = order.manifest_sha256
+    path = state / "manifests" / f"{digest}.json"
+    try:
+        data = path.read_bytes()
+    except OSError as reason:
+        raise DeviceError(f"manifest {path}: cannot be read ({reason.strerror})") from None
+    reader = StoreReader(ChunkStore(state / "chunks"), data)
+    # 1. Files were compared when they were installed, and are again on every read.
+    bundle = verify(reader, manifest_sha256=digest, files=False)
+    # 2.
+    profile = load_profile(order.profile)
+    variants = profile.fits(bundle.manifest)
+    # 3.
+    return first_passing(bundle, variants, lambda v: profile.engine(v.backend), profile.budget)
+
+
+class Worker:
+    """Steps 4 to 6, for a bundle that passed."""
+
+    def __init__(self, order: Order, control: Control, serving: Serving, heart: Heart) -> None:
+        self._order = order
+        self._control = control
+        self._serving = serving
+        self._heart = heart
+        self._asks: queue.SimpleQueue[Ask | None] = queue.SimpleQueue()
+        self._answerer = threading.Thread(target=self._answer_asks, name="asks", daemon=True)
+        self._server = HttpServer(
+            socket.socket(fileno=order.listener),
+            order.api,
+            OpenInference(serving, order.version, order.api.max_body_bytes),
+            lambda sock: control.send(Connection(), sock.fileno()),
+        )
+
+    def run(self) -> None:
+        """Do as the supervisor says, until it says drain."""
+        self._answerer.start()
+        for frame, descriptor in self._control.frames():
+            match frame:
+                case Serve():
+                    self._server.start()
+                case Connection() if descriptor is not None:
+                    self._server.adopt(socket.socket(fileno=descriptor))
+                case Ask():
+                    self._asks.put(frame)
+                case Drain():
+                    break
+        self._asks.put(None)
+        end_s = time.monotonic() + self._order.worker.drain_s
+        if not self._server.drain(self._order.worker.drain_s):
+            log.warning("requests are still running, ending them")
+        self._answerer.join(max(0.0, end_s - time.monotonic()))
+        self._heart.beat()
+
+    def _answer_asks(self) -> None:
+        while (ask := self._asks.get()) is not None:
+            try:
+                results = self._serving.texts(ask.texts) if ask.texts else []
+                answer = Answer(ask.id, tuple(result.as_json() for result in results))
+            except EdgeError as reason:
+                answer = Answer(ask.id, error=str(reason))
+            except Exception:
+                log.exception("inference failed")
+                answer = Answer(ask.id, error="the engine failed; the device's log says more")
+            self._control.send(answer)
+
+
+def main() -> int:
+    """Entry point; `python -m edge_runtime.agent.worker ORDER`, by a supervisor only."""
+    # The supervisor decides when we end; a terminal's or service manager's signal reaches it, too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    order = Order.from_argument(sys.argv[1])
+    logs.configure(order.log_level, process="worker")
+    control = Control(socket.socket(fileno=order.control))
+    metrics = Metrics()
+    heart = Heart(control, metrics, order.worker.hang_s)
+    heart.start()
+    try:
+        pipeline, reports = load(order)
+    except EdgeError as reason:
+        control.send(Refused(str(reason)))
+        return 1
+    except Exception as reason:
+        log.exception("bundle cannot be loaded")
+        control.send(Refused(f"bundle cannot be loaded ({type(reason).__name__}: {reason})"))
+        return 1
+    for report in reports:
+        log.info("self-test", extra={"variant": report.variant, "passed": report.passed,
+                                     "reason": report.reason or None})  # fmt: skip
+    if pipeline is None:
+        why = "; ".join(f"{report.variant}: {report.reason}" for report in reports)
+        control.send(Refused(f"no variant passed its self-test ({why})", reports))
+        return 1
+    heart.serving = Serving(pipeline, order.api.max_waiting, metrics)
+    control.send(Ready(reports))
+    Worker(order, control, heart.serving, heart).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

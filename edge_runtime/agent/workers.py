@@ -1,0 +1,347 @@
+"""Which worker serves, which is being tried, which is leaving; and how one follows another.
+
+At any time at most one worker serves. A successor loads and tests itself beside it; then it is
+told to serve, and the old one to drain: it finishes its requests, passes its idle connections up
+here, and they go down to the successor. So nobody is refused and nothing is lost.
+
+A worker is watched by its heartbeat, by how long it may load and how long it may drain, and by
+the end of its channel. What is decided about a failure is for others: `Listening` hears of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from edge_runtime.agent.channel import ChannelClosed
+from edge_runtime.agent.listener import Listener
+from edge_runtime.agent.order import Order
+from edge_runtime.agent.process import Phase, WorkerProcess
+from edge_runtime.errors import DeviceError, UntrustedError
+from edge_runtime.messages.fleet import Accelerator
+from edge_runtime.messages.worker import (
+    Answer,
+    Ask,
+    Connection,
+    Drain,
+    Frame,
+    Heartbeat,
+    Ready,
+    Refused,
+    Serve,
+)
+from edge_runtime.telemetry import Snapshot
+
+log = logging.getLogger(__name__)
+
+MAX_ORPHANS = 256
+DRAIN_SLACK_S = 2.0
+
+
+class Listening(Protocol):
+    """Who hears what becomes of the workers; the supervisor."""
+
+    def tested(self, manifest_sha256: str, passed: bool, reason: str) -> None:
+        """The candidate passed, or failed or died trying."""
+
+    def activated(self) -> None:
+        """A new worker serves, and the one before it is gone."""
+
+    def served(self) -> None:
+        """A worker has begun to serve."""
+
+    def failed(self, reason: str) -> None:
+        """The active worker could not serve, crashed or hung, and is gone."""
+
+    def counted(self, pid: int, snapshot: Snapshot | None) -> None:
+        """What a worker has counted since its start; None: it is gone."""
+
+    def answered(self, answer: Answer) -> None:
+        """A question was answered, or never will be."""
+
+
+class Workers:
+    """All workers of one supervisor; called from its one thread."""
+
+    def __init__(
+        self,
+        order: Order,
+        listener: Listener,
+        selector: selectors.BaseSelector,
+        listening: Listening,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._order = order
+        self._listener = listener
+        self._selector = selector
+        self._listening = listening
+        self._clock = clock
+        self._all: list[WorkerProcess] = []
+        self._serving: WorkerProcess | None = None
+        self._starting: WorkerProcess | None = None
+        self._candidate: WorkerProcess | None = None
+        self._activating = False
+        self._wanted = False
+        self._orphans: list[int] = []
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Processes by role, for probes."""
+        roles = {"worker": self._serving, "candidate": self._candidate}
+        return {role: worker.pid for role, worker in roles.items() if worker is not None}
+
+    @property
+    def serving(self) -> str | None:
+        """Manifest digest of what serves now."""
+        return self._serving.manifest_sha256 if self._serving else None
+
+    @property
+    def accelerator(self) -> Accelerator | None:
+        """What the serving worker runs on."""
+        return self._serving.accelerator if self._serving else None
+
+    # What the update asks for. Every call may be repeated.
+
+    def start_active(self, manifest_sha256: str) -> None:
+        """Load, self-test, then serve instead of whatever serves."""
+        self._wanted = True
+        if self._starting is not None:
+            if self._starting.manifest_sha256 == manifest_sha256:
+                return
+            self._discard(self._starting)
+        elif self.serving == manifest_sha256:
+            return
+        self._starting = self._start(manifest_sha256)
+        if self._starting is None:
+            self._listening.failed("the worker cannot be started")
+
+    def start_candidate(self, manifest_sha256: str) -> None:
+        """Load and self-test; then wait."""
+        if self._candidate is not None:
+            if self._candidate.manifest_sha256 == manifest_sha256:
+                if self._candidate.phase is Phase.READY:
+                    self._listening.tested(manifest_sha256, True, "")
+                return
+            self._discard(self._candidate)
+        self._candidate = self._start(manifest_sha256)
+        if self._candidate is None:
+            self._listening.tested(manifest_sha256, False, "the worker cannot be started")
+
+    def activate_candidate(self) -> None:
+        """Swap."""
+        if self._candidate is None or self._candidate.phase is not Phase.READY:
+            log.warning("no candidate is ready to be activated")
+            return
+        worker, self._candidate = self._candidate, None
+        if self._starting is not None:
+            self._discard(self._starting)
+        self._wanted = True
+        self._activating = True
+        self._promote(worker)
+
+    def stop_candidate(self) -> None:
+        """End it, if there is one."""
+        if self._candidate is not None:
+            self._discard(self._candidate)
+
+    def stop_active(self) -> None:
+        """Serve nothing; requests under way are finished."""
+        self._wanted = False
+        self._activating = False
+        if self._starting is not None:
+            self._discard(self._starting)
+        if self._serving is not None:
+            worker, self._serving = self._serving, None
+            self._drain(worker)
+
+    def ask(self, ask: Ask) -> bool:
+        """Pass a question on; False where nobody serves."""
+        if self._serving is None or not self._send(self._serving, ask):
+            return False
+        self._serving.asks.add(ask.id)
+        return True
+
+    # Time.
+
+    def watch(self, now_s: float) -> float | None:
+        """End what is overdue; when to look again at the latest."""
+        due: list[float] = []
+        for worker in self._all:
+            if worker.deadline_s is not None and worker.deadline_s <= now_s:
+                limit = "load" if worker.phase is Phase.LOADING else "finish its requests"
+                worker.deadline_s = None
+                worker.kill(f"the worker did not {limit} in time")
+            elif worker.phase in (Phase.READY, Phase.SERVING) and not worker.fault:
+                silent_s = worker.heard_s + self._order.worker.hang_s / 2
+                if silent_s <= now_s:
+                    worker.kill("the worker hangs")
+                else:
+                    due.append(silent_s)
+            if worker.deadline_s is not None:
+                due.append(worker.deadline_s)
+        return min(due, default=None)
+
+    def finished(self) -> bool:
+        """Whether no process is left."""
+        return not self._all
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for worker in list(self._all):
+            worker.kill("the agent ends")
+            self._gone(worker)
+        self._close_orphans()
+
+    # Frames.
+
+    def _start(self, manifest_sha256: str) -> WorkerProcess | None:
+        order = replace(
+            self._order, manifest_sha256=manifest_sha256, listener=self._listener.fileno()
+        )
+        try:
+            worker = WorkerProcess(order, self._clock())
+        except DeviceError as reason:
+            log.error("%s", reason)
+            return None
+        self._all.append(worker)
+        self._selector.register(
+            worker.channel, selectors.EVENT_READ, lambda mask: self._on_channel(worker, mask)
+        )
+        return worker
+
+    def _on_channel(self, worker: WorkerProcess, mask: int) -> None:
+        if worker not in self._all:
+            return
+        try:
+            if mask & selectors.EVENT_WRITE:
+                worker.channel.flush()
+            if mask & selectors.EVENT_READ:
+                for frame, descriptor in worker.channel.receive():
+                    worker.heard_s = self._clock()
+                    self._on_frame(worker, frame, descriptor)
+        except ChannelClosed as reason:
+            if str(reason):
+                worker.kill(str(reason))
+            self._gone(worker)
+            return
+        self._watch_writes(worker)
+
+    def _send(self, worker: WorkerProcess, frame: Frame, descriptor: int | None = None) -> bool:
+        """False where the worker is on its way out."""
+        sent = worker.send(frame, descriptor)
+        self._watch_writes(worker)
+        return sent
+
+    def _watch_writes(self, worker: WorkerProcess) -> None:
+        if worker in self._all:
+            writes = selectors.EVENT_WRITE if worker.channel.wants_write else 0
+            key = self._selector.get_key(worker.channel)
+            if key.events != selectors.EVENT_READ | writes:
+                self._selector.modify(worker.channel, selectors.EVENT_READ | writes, key.data)
+
+    def _on_frame(self, worker: WorkerProcess, frame: Frame, descriptor: int | None) -> None:
+        match frame:
+            case Heartbeat():
+                try:
+                    snapshot = Snapshot.from_json(
+                        frame.requests, frame.errors, frame.latency, frame.queue_wait
+                    )
+                except UntrustedError as reason:
+                    raise ChannelClosed(str(reason)) from None
+                self._listening.counted(worker.pid, snapshot)
+            case Ready() if worker.phase is Phase.LOADING:
+                worker.passed(frame.reports)
+                if worker is self._candidate:
+                    self._listening.tested(worker.manifest_sha256, True, "")
+                elif worker is self._starting:
+                    self._starting = None
+                    self._promote(worker)
+            case Refused():
+                worker.kill(frame.reason)
+            case Answer() if frame.id in worker.asks:
+                worker.asks.discard(frame.id)
+                self._listening.answered(frame)
+            case Connection() if descriptor is not None:
+                self._forward(descriptor)
+            case _:
+                log.warning("unexpected frame", extra={"frame": type(frame).__name__})
+
+    # One follows another.
+
+    def _promote(self, worker: WorkerProcess) -> None:
+        before, self._serving = self._serving, worker
+        worker.phase = Phase.SERVING
+        self._listener.listen()
+        self._send(worker, Serve())
+        orphans, self._orphans = self._orphans, []
+        for descriptor in orphans:
+            self._forward(descriptor)
+        if before is not None:
+            self._drain(before)
+        log.info("serving", extra={"manifest": worker.manifest_sha256[:12], "pid": worker.pid,
+                                   "api": self._listener.address})  # fmt: skip
+        self._listening.served()
+        self._conclude()
+
+    def _drain(self, worker: WorkerProcess) -> None:
+        worker.phase = Phase.DRAINING
+        worker.deadline_s = self._clock() + self._order.worker.drain_s + DRAIN_SLACK_S
+        self._send(worker, Drain())
+
+    def _forward(self, descriptor: int) -> None:
+        """A client's idle connection goes to who serves, or waits for who will."""
+        if self._serving is not None:
+            self._send(self._serving, Connection(), descriptor)
+        elif self._wanted and len(self._orphans) < MAX_ORPHANS:
+            self._orphans.append(descriptor)
+        else:
+            os.close(descriptor)
+
+    def _conclude(self) -> None:
+        """Say that the swap is over once nobody drains any more."""
+        if self._activating and all(w.phase is not Phase.DRAINING for w in self._all):
+            self._activating = False
+            self._listening.activated()
+
+    def _discard(self, worker: WorkerProcess) -> None:
+        """End a worker that has not served, without a word to anybody."""
+        if worker is self._candidate:
+            self._candidate = None
+        if worker is self._starting:
+            self._starting = None
+        worker.kill("not needed any more")
+
+    def _gone(self, worker: WorkerProcess) -> None:
+        """Its channel has ended, so it has, or is about to."""
+        self._all.remove(worker)
+        self._selector.unregister(worker.channel)
+        how = worker.reap()
+        self._listening.counted(worker.pid, None)
+        for name in sorted(worker.asks):
+            self._listening.answered(Answer(name, error=how))
+        log.info("worker ended", extra={"pid": worker.pid, "reason": how})
+        if worker is self._candidate:
+            self._candidate = None
+            self._listening.tested(worker.manifest_sha256, False, how)
+        elif worker is self._starting:
+            self._starting = None
+            self._listening.failed(how)
+        elif worker is self._serving:
+            self._serving = None
+            self._activating = False
+            if self._starting is None:
+                self._listening.failed(how)
+        self._conclude()
+        if not self._wanted and not self._all:
+            self._close_orphans()
+            self._listener.refuse()
+
+    def _close_orphans(self) -> None:
+        for descriptor in self._orphans:
+            os.close(descriptor)
+        self._orphans.clear()

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.agent.config import AgentConfig, load_config
+from edge_runtime.errors import InputError
+
+SMALLEST = 'device_id = "press-7"\nprofile = "generic-x86_64"\ntrust = "none"\n'
+
+
+def load(tmp_path: Path, text: str, **environment: str) -> AgentConfig:
+    path = tmp_path / "agent.toml"
+    path.write_text(text)
+    return load_config(path, environment)
+
+
+def fault(tmp_path: Path, text: str, **environment: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, text, **environment)
+    return str(caught.value)
+
+
+def test_the_smallest_file_has_safe_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALLEST)
+    assert (config.api.host, config.api.port) == ("127.0.0.1", 8080)
+    assert config.broker is None
+    assert config.state_dir == Path("/var/lib/edge-agent")
+
+
+def test_every_table_is_read_and_paths_stand_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("pw\n")
+    config = load(
+        tmp_path,
+        SMALLEST + 'state_dir = "state"\nfirst_bundle = "m.edge"\n'
+        '[broker]\nurl = "mqtt://b:1884"\nusername = "u"\n'
+        'password_file = "secret"\nprefix = "a/b"\n'
+        "[api]\nport = 0\nmax_connections = 3\n[telemetry]\ninterval_s = 2\n"
+        "[update]\nwindow = 4\ntrial_s = 5\n[worker]\nhang_s = 6\n",
+    )
+    assert config.state_dir == tmp_path / "state"
+    assert config.first_bundle == tmp_path / "m.edge"
+    assert config.broker is not None
+    assert (config.broker.address, config.broker.password) == ("b:1884", "pw")
+    assert (config.prefix, config.api.port, config.api.max_connections) == ("a/b", 0, 3)
+    assert (config.telemetry.interval_s, config.worker.hang_s) == (2.0, 6.0)
+    assert (config.update.window, config.update.trial_s) == (4, 5.0)
+
+
+def test_trust_must_be_chosen_in_so_many_words(tmp_path: Path) -> None:
+    text = 'device_id = "a"\nprofile = "generic-x86_64"\n'
+    assert 'write trust = "none"' in fault(tmp_path, text)
+    assert "signed bundles come with a later version" in fault(tmp_path, text + 'trust = "tuf"\n')
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        SMALLEST + "[api]\nport = 1\n",
+        EDGE_AGENT_API_PORT="2",
+        EDGE_AGENT_DEVICE_ID="other",
+        EDGE_AGENT_BROKER_URL="mqtt://b",
+        PATH="ignored",
+    )
+    assert (config.api.port, config.device_id) == (2, "other")
+    assert config.broker is not None
+
+
+def test_every_fault_is_told_in_one_go_with_where_it_stands(tmp_path: Path) -> None:
+    said = fault(
+        tmp_path,
+        'device_id = "press 7"\nprofil = "x"\n[broker]\nurl = "http://b"\n[update]\nwindow = 0\n'
+        "[api]\nport = 70000\nhost = 5\n",
+        EDGE_AGENT_API_PRT="1",
+        EDGE_AGENT_API_MAX_CONNECTIONS="many",
+        EDGE_AGENT_TELEMETRY_INTERVAL_S="-1",
+    )
+    for part in (
+        "did you mean profile?",
+        "did you mean EDGE_AGENT_API_PORT?",
+        "EDGE_AGENT_API_MAX_CONNECTIONS must be a number, found 'many'",
+        "environment EDGE_AGENT_TELEMETRY_*: interval_s is -1",
+        "trust is missing",
+        "[api]: host must be a string, found 5",
+        "port is 70000",
+        "[update]: window is 0",
+        "[broker]: broker: URL starts with 'http'",
+        "device_id is 'press 7'",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("device_id = ", "not valid TOML"),
+        (SMALLEST + "brokr = {}\n", "did you mean broker?"),
+        (SMALLEST + "api = 5\n", "expected an object, found 5"),
+        (SMALLEST + "[broker]\n", "url is missing"),
+        (SMALLEST + '[broker]\nurl = "mqtt://b"\nprefix = "a/#"\n', "without + or #"),
+        (SMALLEST + '[broker]\nurl = "mqtt://b"\nca = "ca.pem"\n', "mqtts"),
+        (SMALLEST + "[update]\nwindow = 900\n", "at most 250"),
+        (SMALLEST + 'log_level = "loud"\n', "expected one of debug"),
+        (SMALLEST + "[telemetry]\ninterval_s = true\n", "must be a number, found true"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_a_sentence(tmp_path: Path, text: str, says: str) -> None:
+    said = fault(tmp_path, text)
+    assert says in said
+    assert "agent.toml" in said
+
+
+def test_a_missing_file_and_one_that_is_too_large_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere.toml: cannot be read \(No such file"):
+        load_config(tmp_path / "nowhere.toml", {})
+    assert "at most 65536" in fault(tmp_path, "#" * 70_000)

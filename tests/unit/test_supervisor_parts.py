@@ -1,0 +1,300 @@
+"""What the supervisor is made of, each part by itself; its processes are in tests/system."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_runtime.agent.asks import MAX_UNDER_WAY, Asks
+from edge_runtime.agent.channel import MAX_WAITING_BYTES, Channel, ChannelClosed
+from edge_runtime.agent.config import AgentConfig, TelemetryConfig
+from edge_runtime.agent.inbox import MAX_REQUESTS, Inbox
+from edge_runtime.agent.listener import Listener
+from edge_runtime.agent.logs import Line
+from edge_runtime.agent.notify import Notifier, passed_sockets
+from edge_runtime.agent.reporting import Reporting
+from edge_runtime.errors import InputError
+from edge_runtime.link import BrokerConfig, Message
+from edge_runtime.messages.fleet import Event, InferRequest, InferResult, Telemetry, to_bytes
+from edge_runtime.messages.topics import Topics
+from edge_runtime.messages.worker import Answer, Ask, Connection, Drain, Serve, to_frame
+
+TOPICS = Topics()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Channel, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    channel = Channel(ours)
+    yield channel, theirs
+    channel.close()
+    theirs.close()
+
+
+def test_frames_and_descriptors_pass_through_a_channel(pair: tuple[Channel, socket.socket]) -> None:
+    channel, theirs = pair
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        channel.send(Serve())
+        channel.send(Connection(), os.dup(passed.fileno()))
+        data, descriptors, _, _ = socket.recv_fds(theirs, 4096, 4)
+        assert data == to_frame(Serve()) + to_frame(Connection())
+        with socket.socket(fileno=descriptors[0]) as received:
+            assert received.getsockname() == passed.getsockname()
+        socket.send_fds(theirs, [to_frame(Connection())], [passed.fileno()])
+        ((frame, descriptor),) = channel.receive()
+        assert isinstance(frame, Connection)
+        assert descriptor is not None
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xff\xff\xff", b"\0\0\0\2{}", b"\0\0\0\4null", to_frame(Connection())],
+    ids=["too large", "no kind", "no object", "no descriptor"],
+)
+def test_a_worker_that_talks_nonsense_is_cut_off(
+    pair: tuple[Channel, socket.socket], data: bytes
+) -> None:
+    channel, theirs = pair
+    theirs.sendall(data)
+    with pytest.raises(ChannelClosed, match="frame"):
+        list(channel.receive())
+
+
+def test_a_worker_that_does_not_read_holds_nobody_up(pair: tuple[Channel, socket.socket]) -> None:
+    channel, _ = pair
+    ask = Ask("1", ("x" * 60_000,) * 10)
+    channel.send(ask)
+    channel.send(ask)
+    assert channel.wants_write
+    for _ in range(MAX_WAITING_BYTES // 600_000 - 2):
+        channel.send(ask)
+    with pytest.raises(ChannelClosed, match="does not read"):
+        _send_twice(channel, ask)
+
+
+def _send_twice(channel: Channel, ask: Ask) -> None:
+    channel.send(ask)
+    channel.send(ask)
+
+
+def test_the_end_of_a_worker_ends_its_channel(pair: tuple[Channel, socket.socket]) -> None:
+    channel, theirs = pair
+    theirs.sendall(to_frame(Drain()))
+    theirs.close()
+    assert [frame for frame, _ in channel.receive()] == [Drain()]
+    with pytest.raises(ChannelClosed):
+        list(channel.receive())
+
+
+def test_the_port_is_taken_at_once_and_clients_are_refused_until_it_listens() -> None:
+    listener = Listener("127.0.0.1", 0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", listener.port), timeout=1)
+    listener.listen()
+    socket.create_connection(("127.0.0.1", listener.port), timeout=1).close()
+    with pytest.raises(InputError, match=f"port {listener.port}: cannot be used"):
+        Listener("127.0.0.1", listener.port)
+    port = listener.port
+    listener.refuse()
+    assert listener.port == port
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+    listener.close()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a" * 300])
+def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
+    with pytest.raises(InputError, match="cannot be used"):
+        Listener(host, 0)
+
+
+def test_systemd_is_told_and_its_watchdog_fed_at_half_time(tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(1)
+        notifier = Notifier({"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "4000000"})
+        notifier.ready("fine")
+        assert manager.recv(100) == b"READY=1\nSTATUS=fine"
+        for now_s in (10.0, 11.0, 12.1):
+            notifier.alive(now_s)
+        assert [manager.recv(100), manager.recv(100)] == [b"WATCHDOG=1"] * 2
+        notifier.stopping()
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_without_systemd_nothing_is_sent_and_nothing_breaks(tmp_path: Path) -> None:
+    for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}, {"WATCHDOG_USEC": "x"}):
+        notifier = Notifier(environment)
+        notifier.ready("fine")
+        notifier.alive(1.0)
+        assert notifier.watchdog_s is None
+
+
+def test_only_sockets_passed_to_this_process_are_taken() -> None:
+    mine = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid())}
+    assert passed_sockets(mine) == [3, 4]
+    assert passed_sockets({**mine, "LISTEN_PID": "1"}) == []
+    assert passed_sockets({**mine, "LISTEN_FDS": "-1"}) == []
+
+
+def test_calls_from_other_threads_arrive_in_order_and_strangers_are_bounded() -> None:
+    inbox = Inbox()
+    seen: list[int] = []
+
+    def put_three() -> None:
+        for number in range(3):
+            inbox.put(partial(seen.append, number))
+
+    thread = threading.Thread(target=put_three)
+    thread.start()
+    thread.join()
+    taken = [inbox.put(lambda: seen.append(9), request=True) for _ in range(MAX_REQUESTS + 1)]
+    assert taken == [True] * MAX_REQUESTS + [False]
+    for call in inbox.take():
+        call()
+    assert seen == [0, 1, 2] + [9] * MAX_REQUESTS
+    assert inbox.put(lambda: None, request=True)
+    inbox.close()
+
+
+class FakeLink:
+    """Keeps what is published."""
+
+    address = "fake"
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+        self.correlations: list[bytes | None] = []
+        self.full = False
+
+    def publish(self, topic: str, payload: bytes, **options: Any) -> bool:
+        if self.full:
+            return False
+        self.sent.append((topic, payload))
+        self.correlations.append(options.get("correlation"))
+        return True
+
+    def close(self, flush_s: float = 0.0) -> None:
+        pass
+
+    def results(self) -> list[tuple[str, InferResult]]:
+        return [(topic, InferResult.from_bytes(payload)) for topic, payload in self.sent]
+
+
+def asks(link: FakeLink, *, serving: bool = True) -> tuple[Asks, list[Ask]]:
+    asked: list[Ask] = []
+
+    def ask(question: Ask) -> bool:
+        asked.append(question)
+        return serving
+
+    return Asks(TOPICS, "d", link, ask), asked  # type: ignore[arg-type]
+
+
+def request(**changed: Any) -> Message:
+    payload = changed.pop("payload", to_bytes(InferRequest(("hello",))))
+    return Message(TOPICS.infer("d", "r1"), payload, **changed)
+
+
+def test_an_answer_goes_to_the_request_s_result_or_to_its_response_topic() -> None:
+    link = FakeLink()
+    made, asked = asks(link)
+    made.receive("r1", request())
+    made.receive("r1", request(response_topic="my/answers", correlation=b"7"))
+    for question in asked:
+        made.answered(Answer(question.id, ({"label": "mail"},)))
+    made.answered(Answer(asked[0].id, ({"label": "again"},)))
+    assert [topic for topic, _ in link.sent] == [TOPICS.infer_result("d", "r1"), "my/answers"]
+    assert link.correlations == [None, b"7"]
+
+
+@pytest.mark.parametrize(
+    "topic", ["device/d/desired", "device/other/desired", "repo/chunk/x", "device/d/infer/x"]
+)
+def test_no_request_makes_a_device_steer_the_fleet(topic: str) -> None:
+    link = FakeLink()
+    made, asked = asks(link)
+    made.receive("r1", request(response_topic=f"{TOPICS.prefix}/{topic}"))
+    assert (link.sent, asked) == ([], [])
+
+
+def test_every_request_that_cannot_be_served_gets_an_error() -> None:
+    link = FakeLink()
+    made, _ = asks(link, serving=False)
+    made.receive("r1", request())
+    made.receive("r1", request(payload=b"{"))
+    made.receive("r1", request(retain=True))
+    errors = [result.error for _, result in link.results()]
+    assert len(errors) == 3
+    for part, error in zip(("no bundle", "not valid JSON", "retained"), errors, strict=True):
+        assert part in error
+
+
+def test_requests_under_way_are_bounded() -> None:
+    link = FakeLink()
+    made, asked = asks(link)
+    for _ in range(MAX_UNDER_WAY + 1):
+        made.receive("r1", request())
+    assert len(asked) == MAX_UNDER_WAY
+    assert "under way" in link.results()[0][1].error
+
+
+def reporting(tmp_path: Path) -> tuple[Reporting, FakeLink]:
+    config = AgentConfig(
+        "d",
+        "generic-x86_64",
+        tmp_path,
+        "none",
+        broker=BrokerConfig("b", 1883),
+        telemetry=TelemetryConfig(interval_s=10.0),
+    )
+    made, link = Reporting(config, "1", 100.0), FakeLink()
+    made.link = link  # type: ignore[assignment]
+    return made, link
+
+
+def test_telemetry_and_events_wait_on_disk_until_the_broker_is_back(tmp_path: Path) -> None:
+    made, link = reporting(tmp_path)
+    made.event("crash", "first", {})
+    for now_s in (100.0, 110.0, 111.0, 120.0):
+        made.tick(now_s, {})
+    assert link.sent == []
+    made.connected(True)
+    made.event("crash", "second", {})
+    for step in range(5):
+        made.tick(121.0 + step, {})
+    events = [Event.from_bytes(p) for topic, p in link.sent if topic.endswith("/event")]
+    telemetry = [Telemetry.from_bytes(p) for topic, p in link.sent if topic.endswith("/telemetry")]
+    assert [event.text for event in events] == ["first", "second"]
+    assert [message.sequence for message in telemetry] == [0, 1, 2]
+    made.goodbye(0.0)
+    assert link.sent[-1][0].endswith("/online")
+
+
+def test_what_the_link_refuses_is_kept(tmp_path: Path) -> None:
+    made, link = reporting(tmp_path)
+    made.connected(True)
+    link.full = True
+    made.event("crash", "kept", {})
+    link.full = False
+    made.tick(200.0, {})
+    assert any(b'"kept"' in payload for _, payload in link.sent)
+
+
+def test_a_log_line_has_stable_keys_and_stays_one_line() -> None:
+    record = logging.makeLogRecord(
+        {"msg": "two\nlines", "levelname": "INFO", "pid": 5, "reason": "a b", "none": None}
+    )
+    line = Line("supervisor").format(record)
+    assert line.endswith("info supervisor: two lines pid=5 reason='a b'")
