@@ -1,0 +1,100 @@
+"""Results of expensive passes, by the digest of all that they depend on.
+
+A key is built from inputs' digests, the pass's configuration and the versions of its tools; an
+entry is a folder that appears whole or not at all. Deleting the cache loses time, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+from edge_runtime.errors import DeviceError
+
+log = logging.getLogger(__name__)
+
+MARK = "key.json"
+"""Written last into an entry: what the key was made of, for people."""
+
+
+def default_folder() -> Path:
+    """$EDGE_CACHE, else edge-runtime under $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("EDGE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-runtime"
+
+
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Installed versions by package; "absent" where it is not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+class Cache:
+    """Entries under one folder, `<stage>/<key>`. Two processes may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def folder(self, stage: str, parts: dict[str, object], make: Callable[[Path], None]) -> Path:
+        """The folder for `stage` and `parts`, filled by `make` unless it is there already.
+
+        Raises:
+            DeviceError: the cache cannot be written.
+        """
+        described = json.dumps(parts, sort_keys=True, default=_plain)
+        key = hashlib.sha256(described.encode()).hexdigest()[:32]
+        entry = self._folder / stage / key
+        if (entry / MARK).is_file():
+            log.info("cached", extra={"stage": stage, "key": key})
+            return entry
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=entry.parent))
+        except OSError as reason:
+            raise DeviceError(f"cache {self._folder}: {reason.strerror}") from None
+        try:
+            make(made)
+            (made / MARK).write_text(described + "\n")
+            made.chmod(0o755)
+            _appear(made, entry)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        return entry
+
+    def holds(self, stage: str, parts: dict[str, object]) -> bool:
+        """Whether `folder` would return at once."""
+        described = json.dumps(parts, sort_keys=True, default=_plain)
+        key = hashlib.sha256(described.encode()).hexdigest()[:32]
+        return (self._folder / stage / key / MARK).is_file()
+
+
+def _appear(made: Path, entry: Path) -> None:
+    """Rename `made` to `entry`; whoever was there first is as good."""
+    try:
+        made.rename(entry)
+    except OSError:
+        if not (entry / MARK).is_file():
+            shutil.rmtree(entry, ignore_errors=True)
+            made.rename(entry)
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {**asdict(value), "type": type(value).__name__}
+    if isinstance(value, Path):
+        return str(value)
+    raise RuntimeError(f"{type(value).__name__} cannot be part of a cache key")

@@ -1,0 +1,189 @@
+"""A model's files as a bundle folder: the draft that is measured, and the one that ships.
+
+Only what is in `Model` and `Job` goes in, so equal inputs give equal bytes. Latency measured here
+is left out of the manifest on purpose: it is this host's, not the board's, and it differs from run
+to run; the report has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from converters.cache import tool_versions
+from converters.model import Candidate, Evidence, Job, Model
+from converters.recipe import VerifyConfig
+from edge_runtime.bundle.archive import FolderReader
+from edge_runtime.bundle.chunks import file_entry
+from edge_runtime.bundle.files import FileEntry
+from edge_runtime.bundle.manifest import (
+    MANIFEST_NAME,
+    UNKNOWN,
+    Figure,
+    Golden,
+    Manifest,
+    Needs,
+    Placement,
+    Provenance,
+    Quality,
+    Step,
+    TensorSpec,
+    Tolerance,
+    Variant,
+)
+from edge_runtime.bundle.verify import verify as verify_bundle
+from edge_runtime.inference.pipeline import Pipeline
+
+TOKENIZER_FILE = "tokenizer.json"
+GOLDEN_FILE = "golden.safetensors"
+FLOOR_MARGIN = 0.03
+"""Kept below the golden cosine measured here: another CPU rounds otherwise, a wrong engine is far
+off (0.07 was seen)."""
+MAX_TEXT_BYTES = 65536
+TOP_K = 5
+TOOLS = (
+    "torch", "transformers", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer",
+    "ai-edge-litert", "tokenizers", "numpy",
+)  # fmt: skip
+
+
+def write_bundle(
+    model: Model, job: Job, out: Path, candidates: Sequence[Candidate] | None = None
+) -> Manifest:
+    """Write manifest and files to the folder `out`; variants as in `candidates`, all by default."""
+    chosen = model.candidates if candidates is None else tuple(candidates)
+    assert model.verdict is not None
+    sources = {
+        GOLDEN_FILE: model.verdict.golden.path,
+        TOKENIZER_FILE: model.tokenizer.path,
+        **{candidate.file: candidate.artifact.path for candidate in chosen},
+    }
+    entries = []
+    for name, source in sorted(sources.items()):
+        data = source.read_bytes()
+        (out / name).write_bytes(data)
+        entries.append(file_entry(name, data))
+    manifest = _manifest(model, job, chosen, tuple(entries))
+    data = manifest.to_bytes()
+    # What a device would refuse must not leave the host: parse what was written.
+    Manifest.from_bytes(data, where=f"bundle {manifest.name} {manifest.version}")
+    (out / MANIFEST_NAME).write_bytes(data)
+    return manifest
+
+
+@contextlib.contextmanager
+def open_candidates(
+    folder: Path, job: Job, candidates: Sequence[Candidate], *, threads: int
+) -> Iterator[dict[str, Pipeline]]:
+    """The candidates of the bundle in `folder`, loaded as a device would, by id.
+
+    The engine's options are the profile's; its thread count is `threads`.
+    """
+    bundle = verify_bundle(FolderReader(folder), files=False)
+    wanted = {candidate.id for candidate in candidates}
+    pipelines: dict[str, Pipeline] = {}
+    try:
+        for variant in bundle.manifest.variants:
+            if variant.id in wanted:
+                engine = job.profile.engine(variant.backend)
+                pipelines[variant.id] = Pipeline.open(
+                    bundle, variant, replace(engine, threads=threads) if engine else None
+                )
+        yield pipelines
+    finally:
+        for pipeline in pipelines.values():
+            pipeline.close()
+
+
+def _manifest(
+    model: Model, job: Job, candidates: Sequence[Candidate], files: tuple[FileEntry, ...]
+) -> Manifest:
+    recipe, verdict = job.recipe, model.verdict
+    assert verdict is not None
+    evidence = {one.id: one for one in verdict.candidates}
+    width = len(model.classes) or model.source.hidden
+    token = ("batch", "sequence")
+    return Manifest(
+        name=recipe.name,
+        version=recipe.version,
+        created=recipe.created,
+        task=recipe.task,
+        profile=job.profile.name,
+        profile_sha256=job.profile.sha256,
+        inputs=(
+            TensorSpec("input_ids", "int64", token),
+            TensorSpec("attention_mask", "int64", token),
+        ),
+        outputs=(TensorSpec(model.output, "float32", ("batch", width)),),
+        preprocess=(_tokenize(model, job),),
+        postprocess=_postprocess(model),
+        variants=tuple(_variant(one, evidence.get(one.id), job) for one in candidates),
+        golden=Golden(GOLDEN_FILE, len(verdict.golden_texts), verdict.golden_texts),
+        quality=_quality(model, job, evidence.get(candidates[0].id)),
+        files=files,
+        provenance=Provenance(
+            source=model.source.name,
+            source_sha256=model.source.sha256,
+            licence=model.source.licence,
+            recipe_sha256=recipe.sha256,
+            tools=tool_versions(*TOOLS),
+        ),
+    )
+
+
+def _tokenize(model: Model, job: Job) -> Step:
+    return Step(
+        "tokenize",
+        {
+            "file": TOKENIZER_FILE,
+            "max_length": job.recipe.data.max_length,
+            "max_bytes": MAX_TEXT_BYTES,
+            "pad_id": model.source.pad_id,
+            "inputs": ["input_ids", "attention_mask"],
+        },
+    )
+
+
+def _postprocess(model: Model) -> tuple[Step, ...]:
+    if model.head is None:
+        return (Step("l2_normalize"),)
+    top = Step("top_k", {"labels": list(model.classes), "k": min(TOP_K, len(model.classes))})
+    return (Step("softmax"), top)
+
+
+def _variant(candidate: Candidate, evidence: Evidence | None, job: Job) -> Variant:
+    engine = job.profile.engine(candidate.backend)
+    providers = engine.providers if engine else ()
+    floor = -1.0 if evidence is None else max(0.0, round(evidence.golden_cosine - FLOOR_MARGIN, 2))
+    return Variant(
+        id=candidate.id,
+        backend=candidate.backend,
+        file=candidate.file,
+        precision=candidate.precision,
+        providers=providers,
+        options={},
+        signatures=candidate.signatures,
+        needs=Needs(),
+        latency_ms=UNKNOWN,
+        memory_bytes=UNKNOWN,
+        placement=Placement("cpu", Figure(1.0, "measured", "the CPU runs every node")),
+        tolerance=Tolerance("cosine", floor),
+    )
+
+
+def _quality(model: Model, job: Job, evidence: Evidence | None) -> Quality | None:
+    if evidence is None or model.verdict is None:
+        return None
+    rows = job.data.test or job.data.calibration
+    config = next(one for one in job.recipe.passes if isinstance(one, VerifyConfig))
+    measured = rows.first(config.quick_rows) if job.quick else rows
+    return Quality(
+        metric=evidence.metric,
+        reference=model.verdict.reference.value,
+        bundle=evidence.value,
+        n=evidence.n,
+        interval=evidence.interval,
+        data_sha256=measured.sha256,
+    )

@@ -1,0 +1,109 @@
+"""The two networks that text tasks are made of, as torch modules with a fixed interface.
+
+An encoder turns tokens into one vector per token; the mean over the tokens that are not padding is
+the embedding; a linear head on it gives the logits. Pooling stays in the graph, so an engine
+returns one small tensor. Both take `input_ids` and `attention_mask`, int64 (batch, sequence).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+HEAD_FILE = "head.safetensors"
+
+
+def mean_pool(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """(batch, sequence, hidden) → (batch, hidden): the mean over positions with mask 1."""
+    keep = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1e-9)
+
+
+class TextNetwork(torch.nn.Module):
+    """Encoder, mean pooling and, for a classifier, a linear head.
+
+    `forward` returns a dict with the one output, `logits` (batch, classes) or `embedding`
+    (batch, hidden), because exporters take the name of an output from there.
+    """
+
+    def __init__(self, encoder: torch.nn.Module, head: torch.nn.Linear | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    @property
+    def output_name(self) -> str:
+        return "embedding" if self.head is None else "logits"
+
+    def pooled(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The embedding, (batch, hidden)."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return mean_pool(hidden.float(), attention_mask)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        pooled = self.pooled(input_ids, attention_mask)
+        return {self.output_name: pooled if self.head is None else self.head(pooled)}
+
+
+def load_encoder(folder: Path, *, dropout: bool = False) -> Any:
+    """The encoder of a Hugging Face folder, float32, in eval mode.
+
+    Attention is the eager one: its graph is what ONNX Runtime's fusion recognizes. Without
+    dropout a short fine-tuning converges as well and one step costs a third less.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if not dropout:
+        for name in vars(config):
+            if name.endswith("dropout") or name.endswith("dropout_prob"):
+                setattr(config, name, 0.0)
+    extra = {"add_pooling_layer": False} if config.model_type in POOLERS else {}
+    model = AutoModel.from_pretrained(
+        folder,
+        config=config,
+        attn_implementation="eager",
+        local_files_only=True,
+        dtype=torch.float32,
+        **extra,
+    )
+    return model.eval()
+
+
+POOLERS = ("bert", "roberta", "xlm-roberta", "camembert")
+"""Architectures whose class would otherwise make a pooler that nothing here uses."""
+
+
+def new_head(hidden: int, classes: int) -> torch.nn.Linear:
+    """A head for `classes` classes, bias 0, weights from torch's generator."""
+    head = torch.nn.Linear(hidden, classes)
+    torch.nn.init.zeros_(head.bias)
+    return head
+
+
+def save_head(head: torch.nn.Linear, folder: Path) -> None:
+    """Write the head's weight (classes, hidden) and bias (classes,) to `folder`."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / HEAD_FILE)
+
+
+def load_head(folder: Path) -> torch.nn.Linear:
+    """The head that `save_head` wrote."""
+    tensors = load_file(folder / HEAD_FILE)
+    classes, hidden = tensors["weight"].shape
+    head = torch.nn.Linear(hidden, classes)
+    head.load_state_dict(tensors)
+    return head.eval()
+
+
+def load_network(encoder: Path, head: Path | None) -> TextNetwork:
+    """The network from an encoder's folder and the file of a head, in eval mode."""
+    from converters.quiet import quiet
+
+    with quiet():
+        return TextNetwork(load_encoder(encoder), load_head(head.parent) if head else None).eval()

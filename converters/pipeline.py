@@ -1,0 +1,157 @@
+"""A recipe and a profile to a bundle: the passes in the recipe's order, from one visible table.
+
+A pass is `Model × Config × Job → Model × figures`. The table names a function for each kind of
+configuration, imported when it is reached, so that nothing heavy is loaded for a faulty recipe.
+Order: read everything, check everything, then work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from converters.cache import Cache
+from converters.data import Dataset, load_dataset
+from converters.model import Artifact, Job, Model
+from converters.progress import Progress
+from converters.quantize import quantizer
+from converters.recipe import FinetuneConfig, PassConfig, QuantizeConfig, Recipe, load_recipe
+from converters.source import load_source
+from edge_runtime.errors import InputError
+from edge_runtime.fields import Json
+from edge_runtime.profile import DeviceProfile
+
+Pass: TypeAlias = Callable[[Model, Any, Job], tuple[Model, dict[str, Json]]]
+
+PASSES: Mapping[str, str] = {
+    "FinetuneConfig": "converters.finetune:finetune",
+    "ExportConfig": "converters.steps:export",
+    "FuseConfig": "converters.steps:fuse",
+    "QuantizeConfig": "converters.steps:quantize",
+    "VerifyConfig": "converters.verify:verify",
+    "PackageConfig": "converters.package:package",
+}
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What came of one recipe and one profile. `passes` has figures by pass, in order."""
+
+    recipe: Recipe
+    profile: DeviceProfile
+    model: Model
+    passes: Mapping[str, Mapping[str, Json]]
+    seconds: Mapping[str, float]
+    quick: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to convert, apart from what."""
+
+    out: Path
+    cache: Path
+    quick: bool = False
+    source: str | None = None
+    """Another model than the recipe's, where given."""
+
+
+def convert(
+    recipe_path: Path, profiles: Sequence[DeviceProfile], options: Options, progress: Progress
+) -> list[Conversion]:
+    """One conversion for each profile; later ones reuse what the first computed.
+
+    Raises:
+        EdgeError: the recipe, its data, its model or a result is not as it should be.
+    """
+    recipe = _with_source(load_recipe(recipe_path), options.source)
+    _check_quantization(recipe, profiles)
+    data = load_dataset(recipe.data, recipe.task)
+    cache = Cache(options.cache)
+    done = []
+    for profile in profiles:
+        job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
+        progress.say(f"{recipe.name} {recipe.version} for {profile.name}")
+        done.append(_run(_start(recipe, data, cache), recipe.passes, job))
+    return done
+
+
+def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
+    figures: dict[str, Mapping[str, Json]] = {}
+    seconds: dict[str, float] = {}
+    for config in passes:
+        name = type(config).__name__.removesuffix("Config").lower()
+        started = time.monotonic()
+        if isinstance(config, FinetuneConfig) and config.continue_from:
+            model = _continued(model, config, job)
+        model, figures[name] = find_pass(config)(model, config, job)
+        seconds[name] = round(time.monotonic() - started, 2)
+    return Conversion(job.recipe, job.profile, model, figures, seconds, job.quick)
+
+
+def find_pass(config: PassConfig) -> Pass:
+    """The function that `PASSES` names for `config`."""
+    module, _, name = PASSES[type(config).__name__].partition(":")
+    found: Pass = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _start(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
+    """The source as it is, its tokenizer freed of padding and truncation of its own."""
+    source = load_source(recipe.source, base=recipe.path.parent, max_length=recipe.data.max_length)
+
+    def make(out: Path) -> None:
+        from converters.encoding import load_tokenizer
+
+        tokenizer = load_tokenizer(source.folder / TOKENIZER_FILE, max_length=8)
+        tokenizer.no_truncation()
+        tokenizer.save(str(out / TOKENIZER_FILE), pretty=False)
+
+    folder = cache.folder("tokenizer", {"source": source.sha256}, make)
+    return Model(
+        source=source,
+        tokenizer=Artifact.of(folder / TOKENIZER_FILE),
+        encoder=source.folder,
+        encoder_sha256=source.sha256,
+    )
+
+
+def _continued(model: Model, config: FinetuneConfig, job: Job) -> Model:
+    """The encoder and head of the recipe to go on from, trained now unless cached."""
+    assert config.continue_from is not None
+    before = load_recipe(config.continue_from)
+    earlier = before.config(FinetuneConfig)
+    if earlier is None or earlier.continue_from is not None:
+        raise InputError(
+            f"{job.recipe.where}: continue_from names {config.continue_from}, which must "
+            "fine-tune an encoder itself"
+        )
+    if load_dataset(before.data, before.task).classes != job.data.classes:
+        raise InputError(
+            f"{job.recipe.where}: its labels are not those of {config.continue_from}; "
+            "a head can go on only with the same classes"
+        )
+    before = replace(before, source=job.recipe.source)
+    job_before = replace(job, recipe=before, data=load_dataset(before.data, before.task))
+    trained, _ = find_pass(earlier)(model, earlier, job_before)
+    return trained
+
+
+def _with_source(recipe: Recipe, source: str | None) -> Recipe:
+    if source is None:
+        return recipe
+    named = str(Path(source).absolute()) if Path(source).is_dir() else source
+    return replace(recipe, source=replace(recipe.source, model=named, licence="unknown"))
+
+
+def _check_quantization(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
+    """Every quantization that will be asked for exists, before minutes are spent."""
+    for config in recipe.passes:
+        if isinstance(config, QuantizeConfig):
+            for engine in (engine for profile in profiles for engine in profile.engines):
+                quantizer(engine.backend, config.recipes.get(engine.backend, engine.quantization))

@@ -1,0 +1,56 @@
+"""Hold back what third-party toolchains print, so that our own words can be read.
+
+Exporters and quantizers print progress bars, warnings about themselves and C++ log lines to the
+process's stderr. `quiet` catches them all for the length of a block, and gives them back only when
+the block fails, because then they are evidence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+TAIL_BYTES = 4000
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Catch stdout, stderr (of C++ too), warnings and log records up to ERROR.
+
+    Our own progress is drawn on a duplicate of stderr, see `progress`, and stays visible.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    before = logging.root.manager.disable
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        logging.disable(logging.ERROR)
+        failed = True
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+            failed = False
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            logging.disable(before)
+            for target, source in zip((1, 2), kept, strict=True):
+                os.dup2(source, target)
+                os.close(source)
+            if failed:
+                _give_back(sink.fileno())
+
+
+def _give_back(sink: int) -> None:
+    """The end of what was caught, to the real stderr."""
+    size = os.lseek(sink, 0, os.SEEK_END)
+    os.lseek(sink, max(0, size - TAIL_BYTES), os.SEEK_SET)
+    os.write(2, os.read(sink, TAIL_BYTES))

@@ -1,0 +1,80 @@
+"""A conversion's figures as JSON, and as the short table that the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from converters.model import FLOAT, Candidate, Evidence
+from converters.pipeline import Conversion
+from converters.show import size, table
+
+LATENCY_NOTE = "p50, 1 thread, batch 1, this host"
+
+
+def as_json(conversions: Sequence[Conversion]) -> dict[str, Any]:
+    """Everything, one entry a profile."""
+    return {"conversions": [_conversion(one) for one in conversions]}
+
+
+def _conversion(conversion: Conversion) -> dict[str, Any]:
+    return {
+        "name": conversion.recipe.name,
+        "version": conversion.recipe.version,
+        "profile": conversion.profile.name,
+        "task": conversion.recipe.task,
+        "quick": conversion.quick,
+        "recipe_sha256": conversion.recipe.sha256,
+        "seconds": dict(conversion.seconds),
+        "passes": {name: dict(figures) for name, figures in conversion.passes.items()},
+    }
+
+
+def measured(conversion: Conversion) -> list[tuple[Candidate, Evidence]]:
+    """Each candidate with what was measured of it, in the bundle's order."""
+    verdict = conversion.model.verdict
+    assert verdict is not None
+    return list(zip(conversion.model.candidates, verdict.candidates, strict=True))
+
+
+def baseline(conversion: Conversion) -> tuple[Candidate, Evidence]:
+    """What ratios are taken of: ONNX Runtime float, else the first float candidate."""
+    floats = [pair for pair in measured(conversion) if pair[0].precision == FLOAT]
+    return next((pair for pair in floats if pair[0].backend == "onnxruntime"), floats[0])
+
+
+def summary(conversion: Conversion) -> str:
+    """Before and after, variant by variant, as a text table."""
+    verdict = conversion.model.verdict
+    assert verdict is not None
+    reference = verdict.reference
+    base, base_evidence = baseline(conversion)
+    lengths = sorted(base_evidence.latency_ms)
+    rows = []
+    for candidate, evidence in measured(conversion):
+        ratio = candidate.artifact.size_bytes / base.artifact.size_bytes
+        row = [candidate.id, f"{size(candidate.artifact.size_bytes)} ({ratio:.2f}x)"]
+        for length in lengths:
+            found, of = evidence.latency_ms[length], base_evidence.latency_ms[length]
+            row.append(f"{found:.2f} ({found / of:.2f}x)")
+        row += [_share(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
+        row.append("refused" if evidence.refused else "")
+        rows.append(row)
+    head = ["variant", "size", *(f"ms @ {length}" for length in lengths), reference.metric]
+    low, high = reference.interval
+    title = (
+        f"{conversion.recipe.name} {conversion.recipe.version} for {conversion.profile.name}: "
+        f"float {reference.metric} {_share(reference.value, reference.metric)} "
+        f"(n = {reference.n:,}, 95 % interval {_share(low, reference.metric)} to "
+        f"{_share(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
+    )
+    lines = [title, table([*head, "agreement", ""], rows), f"  latency: {LATENCY_NOTE}"]
+    lines += [f"  {one.id}: {one.refused}" for one in verdict.candidates if one.refused]
+    if conversion.model.bundle is not None:
+        total = size(conversion.model.bundle.stat().st_size)
+        lines.append(f"  bundle: {conversion.model.bundle} ({total})")
+    return "\n".join(lines)
+
+
+def _share(value: float, metric: str) -> str:
+    return f"{value:.4f}" if metric == "cosine" else f"{value:.2%}"

@@ -1,0 +1,155 @@
+"""Bundles, profiles and self-tests as a person or a machine wants to read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from edge_runtime.bundle.manifest import Figure
+from edge_runtime.bundle.verify import VerifiedBundle
+from edge_runtime.messages.worker import SelfTestReport
+from edge_runtime.profile import DeviceProfile
+
+
+def size(size_bytes: int) -> str:
+    """Bytes for people, decimal units."""
+    if size_bytes < 1000:
+        return f"{size_bytes} B"
+    if size_bytes < 1_000_000:
+        return f"{size_bytes / 1000:.1f} kB"
+    return f"{size_bytes / 1_000_000:.1f} MB"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell; the first to the left, others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = []
+    for row in (head, *rows):
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def bundle_text(bundle: VerifiedBundle) -> str:
+    """A manifest for people."""
+    m = bundle.manifest
+    chunks = {chunk.sha256 for entry in m.files for chunk in entry.chunks}
+    lines = [
+        f"{m.name} {m.version} for {m.profile}: {m.task}",
+        f"  created   {m.created}",
+        f"  manifest  sha256 {bundle.manifest_sha256}",
+        f"  size      {size(m.size_bytes)} in {len(m.files)} files, {len(chunks)} chunks",
+        f"  source    {m.provenance.source} ({m.provenance.licence})",
+    ]
+    if m.quality is not None:
+        low, high = m.quality.interval
+        lines.append(
+            f"  quality   {m.quality.metric} {m.quality.bundle:.4f}, float {m.quality.reference:.4f}"
+            f" (n = {m.quality.n}, 95 % interval {low:.4f} to {high:.4f})"
+        )
+    lines += ["", "variants, the preferred first"]
+    lines.append(
+        table(
+            ("id", "engine", "precision", "latency", "self-test"),
+            [
+                (
+                    v.id,
+                    v.backend,
+                    v.precision,
+                    _figure(v.latency_ms, "ms"),
+                    f"{v.tolerance.metric} >= {v.tolerance.floor:g}",
+                )
+                for v in m.variants
+            ],
+        )
+    )
+    steps = [step.step for step in (*m.preprocess, *m.postprocess)]
+    lines += ["", f"steps: {' → '.join(steps)}", "", "files"]
+    lines.append(
+        table(
+            ("path", "size", "chunks", "sha256"),
+            [(e.path, size(e.size_bytes), str(len(e.chunks)), e.sha256[:16]) for e in m.files],
+        )
+    )
+    return "\n".join(lines)
+
+
+def _figure(figure: Figure, unit: str) -> str:
+    return figure.evidence if figure.value is None else f"{figure.value:g} {unit}"
+
+
+def bundle_json(bundle: VerifiedBundle) -> dict[str, Any]:
+    """The manifest and what follows from it."""
+    return {
+        "manifest_sha256": bundle.manifest_sha256,
+        "size_bytes": bundle.manifest.size_bytes,
+        "manifest": json.loads(bundle.manifest.to_bytes()),
+    }
+
+
+def self_tests_text(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -> str:
+    """Digests are right by now; one line a variant."""
+    m = bundle.manifest
+    rows = [
+        (
+            report.variant,
+            "passed" if report.passed else "FAILED",
+            f"{report.value:.4f}",
+            f"{report.floor:g}",
+            f"{report.latency_p95_ms:.1f} ms",
+            report.accelerator.actual,
+        )
+        for report in reports
+    ]
+    lines = [
+        f"{m.name} {m.version} for {m.profile}: {len(m.files)} files are what the manifest says",
+        f"golden vectors, {m.golden.cases} cases, on this machine",
+        table(("variant", "", "cosine", "floor", "p95", "engine"), rows),
+    ]
+    lines += [f"  {one.variant}: {one.reason}" for one in reports if not one.passed]
+    return "\n".join(lines)
+
+
+def self_tests_json(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -> dict[str, Any]:
+    """What `self_tests_text` says, in full."""
+    return {
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "manifest_sha256": bundle.manifest_sha256,
+        "passed": all(report.passed for report in reports),
+        "variants": [dataclasses.asdict(report) for report in reports],
+    }
+
+
+def profiles_text(profiles: Sequence[DeviceProfile]) -> str:
+    """One line a profile."""
+    return table(
+        ("profile", "arch", "RAM", "engines, the preferred first"),
+        [
+            (p.name, p.arch, size(p.ram_bytes), ", ".join(e.backend for e in p.engines))
+            for p in profiles
+        ],
+    )
+
+
+def profile_text(profile: DeviceProfile) -> str:
+    """A profile in full, with the source of each value."""
+    lines = [f"{profile.name}: {profile.title}"]
+    for key, value in profile_json(profile).items():
+        if key in ("name", "title", "sources", "engines"):
+            continue
+        source = profile.sources.get(key)
+        lines.append(f"  {key} = {value}{f'   ({source})' if source else ''}")
+    for engine in profile.engines:
+        lines.append(f"  engine {engine.backend}: {engine.quantization}, {engine.threads} threads")
+    return "\n".join(lines)
+
+
+def profile_json(profile: DeviceProfile) -> dict[str, Any]:
+    """A profile as plain values."""
+    return dataclasses.asdict(profile)

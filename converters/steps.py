@@ -1,0 +1,177 @@
+"""The passes between weights and candidates: export, fuse, quantize. Each is cached by its inputs.
+
+They hold no technique of their own; that is in `export`, `fuse` and `quantize`. What is decided
+here is which engines the profile asks for, and what the cache may reuse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from converters.cache import tool_versions
+from converters.encoding import encode, load_tokenizer
+from converters.model import FLOAT, Artifact, Candidate, Job, Model
+from converters.quantize import quantizer
+from converters.recipe import ExportConfig, FuseConfig, QuantizeConfig
+from edge_runtime.bundle.manifest import Signature
+from edge_runtime.errors import InputError
+from edge_runtime.fields import Json
+
+FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}
+"""Engines that can be exported to."""
+TOOLS = {
+    "onnxruntime": ("torch", "transformers", "onnx", "onnxruntime"),
+    "litert": ("torch", "transformers", "litert-torch", "ai-edge-quantizer"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    data: bytes
+    signatures: tuple[Signature, ...] = ()
+
+
+def export(model: Model, config: ExportConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+    """One float candidate for each engine of the profile, in the profile's order.
+
+    Raises:
+        InputError: the profile asks for an engine that nothing exports to.
+    """
+    candidates = []
+    for engine in job.profile.engines:
+        if engine.backend not in FILES:
+            raise InputError(
+                f"profile {job.profile.name}: nothing exports to engine {engine.backend!r}; "
+                f"known are {', '.join(FILES)}"
+            )
+        candidates.append(_export_one(engine.backend, model, config, job))
+    sizes: dict[str, Json] = {one.id: one.artifact.size_bytes for one in candidates}
+    return replace(model, candidates=tuple(candidates)), {"size_bytes": sizes}
+
+
+def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> Candidate:
+    lengths = [n for n in job.profile.sequence_lengths if n <= job.recipe.data.max_length]
+    fixed = backend == "litert"
+    parts: dict[str, object] = {
+        "backend": backend,
+        "encoder": model.encoder_sha256,
+        "head": model.head_sha256(),
+        # What does not shape the file stays out of its key.
+        "config": list(lengths) if fixed else config,
+        "tools": tool_versions(*TOOLS[backend]),
+    }
+
+    def make(out: Path) -> None:
+        with job.progress.busy(f"export for {backend}"):
+            made = _export_litert(model, lengths) if fixed else _export_onnx(model, config)
+        (out / FILES[backend]).write_bytes(made.data)
+        signatures = [asdict(one) for one in made.signatures]
+        (out / "signatures.json").write_text(json.dumps(signatures))
+
+    folder = job.cache.folder("export", parts, make)
+    signatures = tuple(
+        Signature(one["name"], one["dims"])
+        for one in json.loads((folder / "signatures.json").read_text())
+    )
+    return Candidate(backend, FLOAT, Artifact.of(folder / FILES[backend]), signatures, {})
+
+
+def _export_onnx(model: Model, config: ExportConfig) -> _Exported:
+    if config.exporter == "optimum":
+        from converters.export.optimum import export_optimum
+
+        return _Exported(export_optimum(model, opset=config.opset))
+    from converters.export.onnx import export_onnx
+    from converters.network import load_network
+
+    return _Exported(export_onnx(load_network(model.encoder, model.head), opset=config.opset))
+
+
+def _export_litert(model: Model, lengths: list[int]) -> _Exported:
+    from converters.export.litert import export_litert, signatures
+    from converters.network import load_network
+
+    network = load_network(model.encoder, model.head)
+    return _Exported(export_litert(network, lengths=lengths), signatures(lengths))
+
+
+def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+    """The ONNX candidates with fused operators; others as they are."""
+    counts: dict[str, Json] = {}
+
+    def rewrite(candidate: Candidate) -> Candidate:
+        def make(out: Path) -> None:
+            from converters.fuse import fuse_onnx
+
+            source = model.source
+            with job.progress.busy(f"fuse operators of {candidate.id}"):
+                fused, found = fuse_onnx(
+                    candidate.artifact.path.read_bytes(),
+                    architecture=source.architecture,
+                    heads=source.heads,
+                    hidden=source.hidden,
+                )
+            (out / FILES["onnxruntime"]).write_bytes(fused)
+            (out / "counts.json").write_text(json.dumps(found))
+
+        parts: dict[str, object] = {
+            "file": candidate.artifact.sha256,
+            "source": model.source.architecture,
+            "tools": tool_versions("onnx", "onnxruntime"),
+        }
+        folder = job.cache.folder("fuse", parts, make)
+        counts.update(json.loads((folder / "counts.json").read_text()))
+        return replace(candidate, artifact=Artifact.of(folder / FILES["onnxruntime"]))
+
+    return _each(model, "onnxruntime", rewrite), {"fused_operators": counts}
+
+
+def _each(model: Model, backend: str, rewrite: Callable[[Candidate], Candidate]) -> Model:
+    return replace(
+        model,
+        candidates=tuple(
+            rewrite(one) if one.backend == backend else one for one in model.candidates
+        ),
+    )
+
+
+def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+    """A quantized candidate for each engine, before the float ones; the profile names the recipe.
+
+    Raises:
+        InputError: a recipe that the engine does not have.
+    """
+    recipes = {engine.backend: engine.quantization for engine in job.profile.engines}
+    recipes.update(config.recipes)
+    quantized = tuple(_quantize_one(one, recipes[one.backend], model, job)
+                      for one in model.candidates)  # fmt: skip
+    notes: dict[str, Json] = {one.id: dict(one.notes) for one in quantized}
+    return replace(model, candidates=quantized + model.candidates), notes
+
+
+def _quantize_one(candidate: Candidate, recipe: str, model: Model, job: Job) -> Candidate:
+    run = quantizer(candidate.backend, recipe)
+    name = FILES[candidate.backend]
+    parts: dict[str, object] = {
+        "file": candidate.artifact.sha256,
+        "recipe": recipe,
+        "calibration": job.data.calibration.sha256,
+        "tokenizer": model.tokenizer.sha256,
+        "max_length": job.recipe.data.max_length,
+        "tools": tool_versions(*TOOLS[candidate.backend]),
+    }
+
+    def make(out: Path) -> None:
+        tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
+        texts = encode(tokenizer, job.data.calibration.texts)
+        with job.progress.busy(f"quantize for {candidate.backend}, {recipe}"):
+            made = run(candidate.artifact.path.read_bytes(), texts)
+        (out / name).write_bytes(made.model)
+        (out / "notes.json").write_text(json.dumps(dict(made.notes)))
+
+    folder = job.cache.folder("quantize", parts, make)
+    notes: Mapping[str, Json] = json.loads((folder / "notes.json").read_text())
+    return replace(candidate, precision=recipe, artifact=Artifact.of(folder / name), notes=notes)

@@ -1,0 +1,345 @@
+"""Measure every candidate on its own engine, against the float reference, before it is packed.
+
+The candidates are put into a draft bundle and opened by the very code that a device runs. Each
+answers every test row one at a time, because that is how it will be asked. The golden vectors come
+from the torch network. Nothing here believes a toolchain: a candidate that loads and answers
+nonsense is refused with its figure.
+
+Steps: 1. the reference; 2. golden vectors; 3. each candidate's answers; 4. latency, all candidates
+taking turns in the same run; 5. the verdict on each.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.cache import tool_versions
+from converters.data import Rows
+from converters.draft import open_candidates, write_bundle
+from converters.embed import embed_rows
+from converters.encoding import Encoded, encode, load_tokenizer
+from converters.figures import class_figures, cosines, wilson
+from converters.latency import interleaved_p50
+from converters.model import Artifact, Candidate, Evidence, Job, Model, Verdict
+from converters.network import load_head
+from converters.ort import host_threads
+from converters.recipe import VerifyConfig
+from edge_runtime.errors import EdgeError
+from edge_runtime.fields import Json
+from edge_runtime.inference.pipeline import Pipeline
+
+FloatArray = npt.NDArray[np.float32]
+ENGINES = ("onnxruntime", "ai-edge-litert", "tokenizers")
+GOLDEN_FILE = "golden.safetensors"
+
+
+def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+    """The pass.
+
+    Raises:
+        EdgeError: no quantized candidate, or where there is none, no candidate, is good enough.
+    """
+    rows = _rows(config, job)
+    reference = _reference(model, rows, job)  # 1
+    golden, texts = _golden(model, config, job)  # 2
+    drafted = replace(
+        model,
+        verdict=Verdict(
+            reference=_judge("reference", reference, reference, rows, config, job),
+            candidates=(),
+            golden=golden,
+            golden_texts=texts,
+            host=_host(),
+        ),
+    )
+    draft = _draft(drafted, job)
+    found = []
+    for candidate in model.candidates:  # 3
+        answers, golden_cosine = _answers(drafted, draft, candidate, rows, job)
+        evidence = _judge(candidate.id, answers, reference, rows, config, job)
+        found.append(replace(evidence, golden_cosine=golden_cosine))
+    latencies = _latencies(drafted, draft, config, job)  # 4
+    checked = tuple(  # 5
+        replace(one, latency_ms=latencies[one.id], refused=_refusal(one, drafted, config))
+        for one in found
+    )
+    assert drafted.verdict is not None
+    done = replace(drafted, verdict=replace(drafted.verdict, candidates=checked))
+    _require_one(done)
+    return done, {"rows": len(rows), "verdict": _as_json(done)}
+
+
+def _rows(config: VerifyConfig, job: Job) -> Rows:
+    rows = job.data.test or job.data.calibration
+    return rows.first(config.quick_rows) if job.quick else rows
+
+
+def _reference(model: Model, rows: Rows, job: Job) -> FloatArray:
+    """The float network's output for each row: its embedding, through its head where it has one."""
+    embeddings = embed_rows(model, rows, job)
+    if model.head is None:
+        return embeddings
+    head = load_head(model.head.parent)
+    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+    logits: FloatArray = embeddings @ weight.T + bias
+    return logits
+
+
+def _golden(model: Model, config: VerifyConfig, job: Job) -> tuple[Artifact, tuple[str, ...]]:
+    """Golden inputs and the torch network's outputs, for calibration texts of every length."""
+    texts = _golden_texts(model, config.golden_cases, job)
+    parts: dict[str, object] = {
+        "encoder": model.encoder_sha256,
+        "head": model.head_sha256(),
+        "tokenizer": model.tokenizer.sha256,
+        "texts": list(texts),
+        "max_length": job.recipe.data.max_length,
+        "tools": tool_versions("torch", "transformers", "tokenizers"),
+    }
+
+    def make(out: Path) -> None:
+        import torch
+        from safetensors.numpy import save_file
+
+        from converters.network import TextNetwork, load_encoder
+
+        network = TextNetwork(
+            load_encoder(model.encoder), load_head(model.head.parent) if model.head else None
+        ).eval()
+        tensors: dict[str, npt.NDArray[np.generic]] = {}
+        for case, text in enumerate(_encode(model, texts, job)):
+            with torch.inference_mode():
+                output = network(
+                    torch.from_numpy(text.input_ids), torch.from_numpy(text.attention_mask)
+                )[network.output_name]
+            for name, tensor in text.tensors().items():
+                tensors[f"{case}.{name}"] = tensor
+            tensors[f"{case}.{network.output_name}"] = output.numpy()
+        save_file(tensors, out / GOLDEN_FILE)
+
+    folder = job.cache.folder("golden", parts, make)
+    return Artifact.of(folder / GOLDEN_FILE), texts
+
+
+def _golden_texts(model: Model, count: int, job: Job) -> tuple[str, ...]:
+    """Calibration texts at evenly spaced ranks of length; the first is cut to a few words.
+
+    Golden texts are public and stay in the bundle; short ones prove the short entry points.
+    """
+    ranked = sorted(set(job.data.calibration.texts), key=lambda text: (len(text), text))
+    count = min(count, len(ranked))
+    picked = [ranked[(2 * place + 1) * len(ranked) // (2 * count)] for place in range(count)]
+    words = picked[0].split()
+    picked[0] = " ".join(words[:5]) if words else picked[0]
+    return tuple(picked)
+
+
+def _encode(model: Model, texts: Sequence[str], job: Job) -> tuple[Encoded, ...]:
+    tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
+    return encode(tokenizer, texts)
+
+
+def _draft(model: Model, job: Job) -> Path:
+    """A bundle of every candidate, without floors or figures, in the cache."""
+    parts: dict[str, object] = {
+        "files": [candidate.artifact.sha256 for candidate in model.candidates],
+        "ids": [candidate.id for candidate in model.candidates],
+        "profile": job.profile.sha256,
+        "recipe": job.recipe.sha256,
+        "golden": model.verdict.golden.sha256 if model.verdict else "",
+        "quick": job.quick,
+    }
+    return job.cache.folder("draft", parts, lambda out: write_bundle(model, job, out))
+
+
+def _answers(
+    model: Model, draft: Path, candidate: Candidate, rows: Rows, job: Job
+) -> tuple[FloatArray, float]:
+    """The candidate's output for each row, (rows, width), and its worst golden cosine."""
+    parts: dict[str, object] = {
+        "file": candidate.artifact.sha256,
+        "backend": candidate.backend,
+        "signatures": [asdict(one) for one in candidate.signatures],
+        "tokenizer": model.tokenizer.sha256,
+        "golden": model.verdict.golden.sha256 if model.verdict else "",
+        "rows": rows.sha256,
+        "max_length": job.recipe.data.max_length,
+        "tools": tool_versions(*ENGINES),
+    }
+
+    def make(out: Path) -> None:
+        texts = _encode(model, rows.texts, job)
+        answers: list[FloatArray] = []
+        with (
+            open_candidates(draft, job, [candidate], threads=host_threads()) as pipelines,
+            job.progress.count(f"{candidate.id} on {rows.path.name}", len(texts)) as advance,
+        ):
+            pipeline = pipelines[candidate.id]
+            for text in texts:
+                answers.append(pipeline.run(text.tensors())[model.output])
+                advance(1, "")
+            worst = _golden_cosine(pipeline, draft)
+        np.save(out / "answers.npy", np.concatenate(answers).astype(np.float32))
+        (out / "golden.json").write_text(json.dumps(worst))
+
+    folder = job.cache.folder("answers", parts, make)
+    found: FloatArray = np.load(folder / "answers.npy", allow_pickle=False)
+    return found, float(json.loads((folder / "golden.json").read_text()))
+
+
+def _golden_cosine(pipeline: Pipeline, draft: Path) -> float:
+    """The lowest cosine over the golden cases, as the device's self-test will compute it."""
+    from edge_runtime.bundle.archive import FolderReader
+    from edge_runtime.bundle.verify import verify as verify_bundle
+    from edge_runtime.inference.golden import load_golden, worst
+
+    cases = load_golden(verify_bundle(FolderReader(draft), files=False))
+    return min(worst(pipeline.run(case.inputs), case) for case in cases)
+
+
+def _latencies(
+    model: Model, draft: Path, config: VerifyConfig, job: Job
+) -> Mapping[str, Mapping[int, float]]:
+    """p50 in ms by candidate and token count: 1 thread, batch 1, all in one run."""
+    parts: dict[str, object] = {
+        "files": {one.id: one.artifact.sha256 for one in model.candidates},
+        "lengths": list(job.profile.sequence_lengths),
+        "runs": config.latency_runs,
+        "host": _host(),
+        "tools": tool_versions(*ENGINES),
+    }
+
+    def make(out: Path) -> None:
+        with (
+            open_candidates(draft, job, model.candidates, threads=1) as pipelines,
+            job.progress.busy("latency, all variants in turn"),
+        ):
+            found = interleaved_p50(pipelines, job.profile.sequence_lengths, config.latency_runs)
+        (out / "latency.json").write_text(json.dumps(found))
+
+    folder = job.cache.folder("latency", parts, make)
+    found = json.loads((folder / "latency.json").read_text())
+    return {
+        name: {int(length): float(p50) for length, p50 in times.items()}
+        for name, times in found.items()
+    }
+
+
+def _judge(
+    name: str,
+    answers: FloatArray,
+    reference: FloatArray,
+    rows: Rows,
+    config: VerifyConfig,
+    job: Job,
+) -> Evidence:
+    """Figures of `answers` against labels and reference, without latency and verdict."""
+    close = cosines(answers, reference)
+    n = len(rows)
+    if rows.labels is None:
+        metric, value, agreement = "cosine", float(close.mean()), float(close.mean())
+        spread = 1.96 * float(close.std()) / n**0.5
+        interval, classes = (max(-1.0, value - spread), min(1.0, value + spread)), ()
+    else:
+        targets = np.array(job.data.targets(rows))
+        right = answers.argmax(axis=1) == targets
+        metric, value = "accuracy", float(right.mean())
+        interval = wilson(int(right.sum()), n)
+        agreement = float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
+        classes = class_figures(job.data.classes, targets, reference, answers)
+    return Evidence(
+        id=name,
+        metric=metric,
+        value=value,
+        interval=interval,
+        n=n,
+        agreement=agreement,
+        cosine_mean=float(close.mean()),
+        cosine_min=float(close.min()),
+        golden_cosine=1.0,
+        latency_ms={},
+        classes=classes,
+        refused="",
+    )
+
+
+def _refusal(evidence: Evidence, model: Model, config: VerifyConfig) -> str:
+    """Why the candidate is not good enough, or nothing."""
+    assert model.verdict is not None
+    reference = model.verdict.reference
+    drop = reference.value - evidence.value
+    if evidence.golden_cosine < config.min_cosine:
+        return (
+            f"cosine {evidence.golden_cosine:.4f} to the reference on a golden vector, "
+            f"expected {config.min_cosine:g} or more"
+        )
+    if evidence.metric == "accuracy" and drop > config.max_accuracy_drop:
+        return (
+            f"accuracy {evidence.value:.2%} on {evidence.n} rows, the reference has "
+            f"{reference.value:.2%}; expected a drop of {config.max_accuracy_drop:.2%} at most"
+        )
+    if evidence.metric == "accuracy" and evidence.agreement < config.min_agreement:
+        return (
+            f"agrees with the reference on {evidence.agreement:.2%} of {evidence.n} rows, "
+            f"expected {config.min_agreement:.2%} or more"
+        )
+    return ""
+
+
+def _require_one(model: Model) -> None:
+    """Something to pack must be left."""
+    assert model.verdict is not None
+    wanted = {one.id for one in model.candidates if one.quantized} or {
+        one.id for one in model.candidates
+    }
+    refused = {one.id: one.refused for one in model.verdict.candidates if one.id in wanted}
+    if all(refused.values()):
+        raise EdgeError(
+            "no variant is good enough: "
+            + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        )
+
+
+def _as_json(model: Model) -> Json:
+    assert model.verdict is not None
+    verdict = model.verdict
+    value: Json = json.loads(
+        json.dumps(
+            {
+                "host": verdict.host,
+                "reference": asdict(verdict.reference),
+                "variants": [
+                    {
+                        **asdict(evidence),
+                        "size_bytes": candidate.artifact.size_bytes,
+                        "precision": candidate.precision,
+                        "backend": candidate.backend,
+                        "notes": dict(candidate.notes),
+                    }
+                    for evidence, candidate in zip(
+                        verdict.candidates, model.candidates, strict=True
+                    )
+                ],
+            }
+        )
+    )
+    return value
+
+
+def _host() -> str:
+    """The processor that latencies come from, as the kernel names it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return f"{names[0] if names else platform.processor() or 'unknown'} ({platform.machine()})"
