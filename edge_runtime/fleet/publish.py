@@ -1,0 +1,171 @@
+"""Publishing a bundle: every chunk first, all acknowledged, and only then the release.
+
+The order: 1. verify the bundle; 2. read the releases that are there and refuse to change one;
+3. send the chunks, a bounded number under way; 4. wait for every acknowledgement; 5. read a few
+back, because an MQTT 3.1.1 broker acknowledges what its access list forbids; 6. send the release
+and read it back. A device that sees the release finds everything it names.
+
+Chunks that another readable release lists are not sent again: the broker got them when that one
+was published, and asking for them would cost as much as sending them. A broker that lost its
+retained messages is mended by publishing the same bundle again: then every chunk is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from edge_runtime.bundle.archive import Reader
+from edge_runtime.bundle.chunks import file_entry
+from edge_runtime.bundle.files import Chunk
+from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from edge_runtime.bundle.verify import VerifiedBundle, verify
+from edge_runtime.errors import EdgeError, InputError, TransferError
+from edge_runtime.fleet.connection import Connection
+from edge_runtime.fleet.repository import fetch, fetch_manifest, read_catalog, read_release
+from edge_runtime.messages.fleet import Release
+
+SAMPLE = 8
+"""Chunks read back after sending, spread over all of them."""
+MAX_MANIFESTS = 64
+"""Manifests of other releases that are looked through, those of the same name first."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What publishing did. `again` says that the very same release was there already."""
+
+    release: Release
+    again: bool
+    sent_chunks: int
+    sent_bytes: int
+    skipped_chunks: int
+    skipped_bytes: int
+
+
+def publish(
+    connection: Connection,
+    reader: Reader,
+    *,
+    force: bool = False,
+    on_progress: OnProgress = lambda _done, _total: None,
+) -> Publication:
+    """Put the bundle behind `reader` on the broker.
+
+    Raises:
+        UntrustedError, IncompatibleError: the bundle is broken, or not to be read.
+        InputError: another bundle is published under its name and version, and not `force`.
+        TransferError: the broker stands still, forbids, or does not keep what it acknowledged.
+        DeviceError: the disk failed.
+    """
+    bundle = verify(reader)  # 1
+    release, manifest_bytes = _release_of(bundle, reader)
+    again, held = _already_there(connection, release, force)  # 2
+    chunks = _unique(bundle, release)
+    to_send = {digest: chunk for digest, chunk in chunks.items() if digest not in held}
+    total = sum(chunk.size_bytes for chunk in to_send.values())
+    done = 0
+    on_progress(0, total)
+    left = dict(to_send)
+    for chunk, data in _pieces(bundle, release, manifest_bytes):  # 3
+        if left.pop(chunk.sha256, None) is not None:
+            connection.send("chunk", connection.topics.chunk(chunk.sha256), data)
+            done += chunk.size_bytes
+            on_progress(done, total)
+    connection.settle()  # 4
+    _prove(connection, list(to_send.values()))  # 5
+    connection.send("metadata", connection.topics.metadata(release.file), release.to_bytes())  # 6
+    connection.settle()
+    if read_release(connection, release.name, release.version) != release:
+        raise TransferError(
+            f"release {release.name}=={release.version}: broker {connection.address} acknowledged "
+            "it but keeps another one; does this user have the right to publish?"
+        )
+    size_bytes = sum(chunk.size_bytes for chunk in chunks.values())
+    return Publication(
+        release=release,
+        again=again,
+        sent_chunks=len(to_send),
+        sent_bytes=total,
+        skipped_chunks=len(chunks) - len(to_send),
+        skipped_bytes=size_bytes - total,
+    )
+
+
+def _release_of(bundle: VerifiedBundle, reader: Reader) -> tuple[Release, bytes]:
+    """The release, and the bytes of the manifest that was verified."""
+    data = reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    entry = file_entry(MANIFEST_NAME, data)
+    if entry.sha256 != bundle.manifest_sha256:
+        raise InputError(f"{bundle.where}: {MANIFEST_NAME} changed while it was published")
+    m = bundle.manifest
+    return Release(m.name, m.version, m.profile, m.size_bytes, entry), data
+
+
+def _already_there(connection: Connection, release: Release, force: bool) -> tuple[bool, set[str]]:
+    """Whether this release is published, and the chunks that others have brought already."""
+    catalog = read_catalog(connection)
+    title = f"{release.name}=={release.version}"
+    for other in catalog.releases:
+        if other.file != release.file:
+            continue
+        if other == release:
+            return True, set()
+        if not force:
+            raise InputError(
+                f"release {title}: broker {connection.address} holds another bundle under this "
+                f"name and version (manifest {other.manifest.sha256[:12]}…, this one is "
+                f"{release.manifest.sha256[:12]}…); raise the version, or use --force"
+            )
+    for file, reason in catalog.unreadable:
+        if file == release.file and not force:
+            raise InputError(
+                f"release {title}: broker {connection.address} holds something unreadable under "
+                f"this name and version ({reason}); use --force to replace it"
+            )
+    others = [other for other in catalog.releases if other.file != release.file]
+    return False, _chunks_of(connection, sorted(others, key=lambda r: r.name != release.name))
+
+
+def _chunks_of(connection: Connection, releases: list[Release]) -> set[str]:
+    held: set[str] = set()
+    for release in releases[:MAX_MANIFESTS]:
+        try:
+            manifest = fetch_manifest(connection, release)
+        except EdgeError:
+            continue  # Incomplete or unreadable: nothing of it is relied upon.
+        for entry in (release.manifest, *manifest.files):
+            held.update(chunk.sha256 for chunk in entry.chunks)
+    return held
+
+
+def _unique(bundle: VerifiedBundle, release: Release) -> dict[str, Chunk]:
+    entries = (*bundle.manifest.files, release.manifest)
+    return {chunk.sha256: chunk for entry in entries for chunk in entry.chunks}
+
+
+def _pieces(
+    bundle: VerifiedBundle, release: Release, manifest_bytes: bytes
+) -> Iterator[tuple[Chunk, bytes]]:
+    """Every chunk with its bytes, one file in memory at a time; the manifest's come last."""
+    for entry in bundle.manifest.files:
+        for chunk, piece in entry.cut(bundle.read(entry.path)):
+            yield chunk, bytes(piece)
+    for chunk, piece in release.manifest.cut(manifest_bytes):
+        yield chunk, bytes(piece)
+
+
+def _prove(connection: Connection, sent: list[Chunk]) -> None:
+    """Raises TransferError: the broker does not keep what it has acknowledged."""
+    sample = sent[:: max(1, len(sent) // SAMPLE)][:SAMPLE] + sent[-1:]
+    got = fetch(connection, sample)
+    lost = [chunk.sha256 for chunk in sample if chunk.sha256 not in got]
+    if lost:
+        raise TransferError(
+            f"broker {connection.address}: acknowledged chunk {lost[0][:12]}… but does not keep "
+            "it; does this user have the right to publish, and does the broker keep retained "
+            "messages of 128 KiB?"
+        )

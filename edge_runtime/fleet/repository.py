@@ -1,0 +1,120 @@
+"""The repository on the broker, as it is read: releases, their manifests, chunks.
+
+Releases are retained under `repo/metadata/<name>-<version>.json`, chunks under
+`repo/chunk/<sha256>`. Whoever may publish on the broker may have written them: a release that
+cannot be read is named with its reason and hides no other one, and a chunk is held to its digest.
+Chunks are asked for by exact topic, a window at a time, as devices do: brokers drop without a word
+what exceeds a client's queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from edge_runtime.bundle.files import Chunk
+from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from edge_runtime.errors import EdgeError, InputError, TransferError, UntrustedError
+from edge_runtime.fleet.connection import Connection
+from edge_runtime.messages.fleet import Release
+
+WINDOW = 32
+"""Chunks asked for at a time: 4 MiB at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Releases sorted by name, in the order of their files; `unreadable` pairs file and reason."""
+
+    releases: tuple[Release, ...]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def read_catalog(connection: Connection) -> Catalog:
+    """Every release that the broker keeps.
+
+    Raises:
+        TransferError: the connection was lost.
+    """
+    found = connection.retained([connection.topics.metadata("+")])
+    releases: list[Release] = []
+    unreadable: list[tuple[str, str]] = []
+    for topic, payload in sorted(found.items()):
+        file = topic.rpartition("/")[2]
+        try:
+            releases.append(_release(payload, file))
+        except EdgeError as reason:
+            unreadable.append((file, str(reason)))
+    return Catalog(tuple(releases), tuple(unreadable))
+
+
+def read_release(connection: Connection, name: str, version: str) -> Release:
+    """The release called `name` `version`.
+
+    Raises:
+        InputError: not published; lists the versions that are.
+        UntrustedError: what is kept under its name cannot be read, or is another release.
+        TransferError: the connection was lost.
+    """
+    file = file_of(name, version)
+    payload = connection.retained([connection.topics.metadata(file)]).get(
+        connection.topics.metadata(file)
+    )
+    if payload is not None:
+        return _release(payload, file, (name, version))
+    others = [f"{r.name}=={r.version}" for r in read_catalog(connection).releases]
+    near = [other for other in others if other.startswith(f"{name}==")] or others
+    known = f"published are {', '.join(near[:10])}" if near else "nothing is published there yet"
+    raise InputError(f"release {name}=={version}: not on broker {connection.address}; {known}")
+
+
+def file_of(name: str, version: str) -> str:
+    """Name of the metadata file of a release: what `Release.file` says, before there is one."""
+    return f"{name}-{version}.json".replace("+", "_")
+
+
+def _release(payload: bytes, file: str, wanted: tuple[str, str] | None = None) -> Release:
+    release = Release.from_bytes(payload)
+    if release.file != file or wanted not in (None, (release.name, release.version)):
+        raise UntrustedError(
+            f"metadata {file}: holds release {release.name}=={release.version}, not its own"
+        )
+    return release
+
+
+def fetch(connection: Connection, chunks: Iterable[Chunk]) -> dict[str, bytes]:
+    """Chunks by digest; one that the broker does not keep is absent.
+
+    Raises:
+        UntrustedError: the broker keeps other bytes under a chunk's name.
+        TransferError: the connection was lost.
+    """
+    got: dict[str, bytes] = {}
+    left = iter({chunk.sha256: chunk for chunk in chunks}.values())
+    while window := list(islice(left, WINDOW)):
+        topics = {connection.topics.chunk(chunk.sha256): chunk for chunk in window}
+        for topic, payload in connection.retained(list(topics), tell=False).items():
+            chunk = topics[topic]
+            chunk.check(payload, f"broker {connection.address}")
+            got[chunk.sha256] = payload
+    return got
+
+
+def fetch_manifest(connection: Connection, release: Release) -> Manifest:
+    """The manifest of `release`, held to the digest that the release names.
+
+    Raises:
+        TransferError: the broker lost a chunk of it, or the connection was lost.
+        UntrustedError, IncompatibleError: not what the release names, or not to be read.
+    """
+    got = fetch(connection, release.manifest.chunks)
+    where = f"release {release.name}=={release.version}"
+    missing = [c.sha256 for c in release.manifest.chunks if c.sha256 not in got]
+    if missing:
+        raise TransferError(
+            f"{where}: broker {connection.address} lacks {len(missing)} chunks of its manifest"
+        )
+    data = b"".join(got[chunk.sha256] for chunk in release.manifest.chunks)
+    release.manifest.check(data, where)
+    return Manifest.from_bytes(data, where=f"{where}: {MANIFEST_NAME}")
