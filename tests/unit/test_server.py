@@ -41,8 +41,7 @@ class Running:
         self.handed.append(sock.dup())
 
     def connect(self) -> socket.socket:
-        sock = socket.create_connection(self.listener.getsockname(), timeout=5)
-        return sock
+        return socket.create_connection(self.listener.getsockname(), timeout=5)
 
     def drain(self, timeout_s: float = 5.0) -> bool:
         self.drained = True
