@@ -78,7 +78,10 @@ class FileEntry:
             raise UntrustedError(
                 f"{where}: {self.path!r} has {len(data)} bytes, expected {self.size_bytes}"
             )
-        found = sha256_hex(data)
+        self.check_digest(sha256_hex(data), where)
+
+    def check_digest(self, found: str, where: str) -> None:
+        """Raises UntrustedError: `found`, the digest of all its chunks in order, is not its own."""
         if found != self.sha256:
             raise UntrustedError(
                 f"{where}: {self.path!r} has digest {found}, expected {self.sha256}"

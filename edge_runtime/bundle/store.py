@@ -10,6 +10,7 @@ the next transfer fetches it anew. Imports no numpy.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
@@ -120,6 +121,18 @@ class ChunkStore:
             for chunk, piece in entry.cut(data):
                 added += chunk.size_bytes if self.put(chunk, piece) else 0
         return added
+
+    def prove(self, entry: FileEntry, where: str) -> None:
+        """Read `entry` a chunk at a time and hold every chunk, and the whole, to its digest.
+
+        Raises:
+            UntrustedError: every chunk is right and the file is not: the list is at odds with it.
+            DeviceError: a chunk is missing or spoiled; a spoiled one is removed.
+        """
+        whole = hashlib.sha256()
+        for chunk in entry.chunks:
+            whole.update(self.get(chunk))
+        entry.check_digest(whole.hexdigest(), where)
 
     def prune(self, keep: Container[str]) -> int:
         """Remove every chunk whose digest is not in `keep`; returns the bytes that became free.

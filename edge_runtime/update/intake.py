@@ -91,14 +91,17 @@ class Intake:
         self._fetcher.begin(manifest.files, now_s)
 
     def verify(self, candidate: BundleRef) -> None:
-        """Step 4.
+        """Step 4, a chunk in memory at a time: whole files would stay in this process's heap.
 
         Raises:
             UntrustedError: the manifest is at odds with itself.
             DeviceError: a chunk was lost or spoiled; it is removed, to be fetched again.
         """
         digest = candidate.manifest_sha256
-        verify(StoreReader(self._store, self._slots.read(digest)), manifest_sha256=digest)
+        reader = StoreReader(self._store, self._slots.read(digest))
+        bundle = verify(reader, manifest_sha256=digest, files=False)
+        for entry in bundle.manifest.files:
+            self._store.prove(entry, bundle.where)
 
     def release_of(self, reader: Reader) -> Release:
         """What a desired state would name, had the bundle behind `reader` been published.

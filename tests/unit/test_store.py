@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.chunks import file_entry
-from edge_runtime.bundle.files import Chunk, sha256_hex
+from edge_runtime.bundle.files import Chunk, FileEntry, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME
 from edge_runtime.bundle.store import ChunkStore, StoreReader
 from edge_runtime.errors import DeviceError, UntrustedError
@@ -226,6 +227,39 @@ def test_a_manifest_that_lies_about_its_chunks_removes_none(
     assert store.missing(manifest.files) == []
 
 
+def test_a_file_is_proved_chunk_by_chunk_and_never_whole(store: ChunkStore) -> None:
+    data = noise(8 << 20, 5)
+    entry = file_entry("model.onnx", data)
+    for chunk, piece in entry.cut(data):
+        store.put(chunk, piece)
+    tracemalloc.start()
+    store.prove(entry, "bundle")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20
+
+
+def test_a_spoiled_chunk_of_a_file_is_found_and_removed(store: ChunkStore) -> None:
+    data = noise(300_000, 6)
+    entry = file_entry("model.onnx", data)
+    for chunk, piece in entry.cut(data):
+        store.put(chunk, piece)
+    spoiled = entry.chunks[1]
+    path = store.root / spoiled.sha256[:2] / spoiled.sha256
+    path.write_bytes(bytes(spoiled.size_bytes))
+    with pytest.raises(DeviceError, match="removed, to be fetched again"):
+        store.prove(entry, "bundle")
+    assert store.missing((entry,)) == [spoiled]
+
+
+def test_a_list_of_right_chunks_that_is_not_the_file_is_not_believed(store: ChunkStore) -> None:
+    store.put(CHUNK, DATA)
+    entry = FileEntry("head.txt", len(DATA), "0" * 64, (CHUNK,))
+    with pytest.raises(UntrustedError, match=r"bundle: 'head.txt' has digest"):
+        store.prove(entry, "bundle")
+    assert store.has(CHUNK.sha256)
+
+
 def test_a_device_needs_no_numpy_to_store_and_verify() -> None:
     code = (
         "import sys, edge_runtime.bundle.store, edge_runtime.bundle.verify, edge_runtime.profile; "
@@ -238,7 +272,7 @@ KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
 from edge_runtime.bundle.store import ChunkStore
-from edge_runtime.bundle.files import Chunk, sha256_hex
+from edge_runtime.bundle.files import Chunk, FileEntry, sha256_hex
 left = int(sys.argv[2])
 def dying(real):
     def call(*a, **k):
