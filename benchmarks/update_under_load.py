@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.tables import Row, at_most, median, show
 from examples.demo.processes import DEVICE, Asker, agent, broker, run
 
+FLEET = "edge-fleet"
 TEXTS = [
     "A fast and small web server with CGI support.",
     "Puzzle game in which blocks fall from the sky.",
@@ -27,14 +28,13 @@ TEXTS = [
 
 def measure(old: Path, new: Path, swaps: int, profile: str) -> list[Row]:
     """Rows of `swaps` deployments in turn."""
-    fleet = "edge_runtime.fleet.cli"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (
             broker(folder / "broker.log") as url,
             agent(folder / "device", url, old, profile=profile) as device,
         ):
-            releases = [run([fleet, "publish", str(path), "--broker", url]) for path in (new, old)]
+            releases = [run(FLEET, "publish", str(path), "--broker", url) for path in (new, old)]
             askers = [
                 Asker(device.port, releases[0]["name"], TEXTS, pause_s=0.0, reuse=reuse)
                 for reuse in (True, False)
@@ -45,9 +45,9 @@ def measure(old: Path, new: Path, swaps: int, profile: str) -> list[Row]:
             for turn in range(swaps):
                 release = releases[turn % 2]
                 target = f"{release['name']}=={release['version']}"
-                command = [fleet, "deploy", target, "--device", DEVICE, "--broker", url]
+                words = ("deploy", target, "--device", DEVICE, "--broker", url, "--wait", "120")
                 begin = time.monotonic()
-                (reported,) = run([*command, "--wait", "120"])["devices"]
+                (reported,) = run(FLEET, *words)["devices"]
                 seconds.append(time.monotonic() - begin)
                 fetched.append(int(reported["fetched_bytes"]))
             for asker in askers:

@@ -31,15 +31,31 @@ class Failed(Exception):
     """A command or process did not do its job; the text says which and what it said."""
 
 
-def run(arguments: Sequence[str], *, show: bool = True) -> Any:
-    """A product command with `--json`: its progress goes to the terminal, its result comes back."""
-    command = [sys.executable, "-m", *arguments, "--json"]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=None if show else subprocess.PIPE, text=True
-    )
+MODULES = {
+    "edge-agent": "edge_runtime.agent.cli",
+    "edge-convert": "converters.cli",
+    "edge-fleet": "edge_runtime.fleet.cli",
+}
+"""The product's commands as modules, so that they run from a checkout as well."""
+
+
+def command_line(name: str, *arguments: str) -> list[str]:
+    """How `name` is started here."""
+    return [sys.executable, "-m", MODULES[name], *arguments]
+
+
+def show(name: str, *arguments: str) -> None:
+    """Run a product command with its output on the terminal."""
+    code = subprocess.run(command_line(name, *arguments)).returncode
+    if code != 0:
+        raise Failed(f"{name} {arguments[0]} ended with exit code {code}")
+
+
+def run(name: str, *arguments: str) -> Any:
+    """Run a product command with `--json` and return what it printed."""
+    done = subprocess.run(command_line(name, *arguments, "--json"), capture_output=True, text=True)
     if done.returncode != 0:
-        said = (done.stderr or "").strip()
-        raise Failed(f"{' '.join(arguments[:2])} ended with exit code {done.returncode}. {said}")
+        raise Failed(f"{name} {arguments[0]}: exit code {done.returncode}. {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 
@@ -95,7 +111,7 @@ class Agent:
 
     port: int
     pid: int
-    device: str
+    broker_url: str
 
     def workers(self) -> list[int]:
         """Process ids of the supervisor's children."""
@@ -108,11 +124,16 @@ class Agent:
 
 @contextmanager
 def agent(
-    folder: Path, broker_url: str, bundle: Path | None, *, profile: str, port: int = 0
+    folder: Path,
+    broker_url: str,
+    bundle: Path | None,
+    *,
+    profile: str,
+    telemetry_s: float = 10.0,
 ) -> Iterator[Agent]:
     """`edge-agent run` with a configuration made for it; yields once it serves (or at once)."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    port = free_port()
     config = folder / "agent.toml"
     first = f"first_bundle = {json.dumps(str(bundle.resolve()))}\n" if bundle else ""
     config.write_text(
@@ -126,21 +147,52 @@ def agent(
         "[api]\n"
         f"port = {port}\n\n"
         "[telemetry]\n"
-        "interval_s = 2\n"
+        f"interval_s = {telemetry_s}\n"
     )
     log = folder / "agent.log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_runtime.agent.cli", "run", "--config", str(config)],
+            command_line("edge-agent", "run", "--config", str(config)),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
-        found = Agent(port, process.pid, DEVICE)
+        found = Agent(port, process.pid, broker_url)
         if bundle:
             _wait_ready(process, port, log)
         yield found
+    finally:
+        _end(process)
+
+
+class Watcher:
+    """What `edge-fleet watch --json` has printed so far."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def messages(self, kind: str) -> list[dict[str, Any]]:
+        """Every message of `kind`, such as "telemetry", in the order of its arrival."""
+        notices = [json.loads(line) for line in self._out.read_text().splitlines()]
+        return [n["message"] for n in notices if n["kind"] == kind and n["message"] is not None]
+
+
+@contextmanager
+def watcher(broker_url: str, log: Path) -> Iterator[Watcher]:
+    """`edge-fleet watch` in the background, into files beside `log`."""
+    out = log.with_suffix(".jsonl")
+    with out.open("w") as stdout, log.open("w") as stderr:
+        process = subprocess.Popen(
+            command_line("edge-fleet", "watch", "--json", "--broker", broker_url),
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    try:
+        yield Watcher(out)
+        if process.poll() is not None:
+            raise Failed(f"edge-fleet watch ended early:\n{_tail(log)}")
     finally:
         _end(process)
 
