@@ -11,12 +11,14 @@ from edge_runtime.telemetry import Histogram
 
 MAX_ROWS = 12
 MB = 1_000_000
+HEADS = ("up s", "asked", "errors", "p50 ms", "p95 ms", "wait p95", "CPU %", "RSS MB", "model")
+"""Latency and the wait for a turn are since the worker's start; RSS is supervisor + worker."""
 
 
 def telemetry_table(messages: Sequence[Mapping[str, Any]]) -> Table:
     """At most MAX_ROWS of `messages`: those in which something changed, and the last."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("uptime", "requests", "errors", "p50", "p95", "queue p95", "CPU", "RSS", "model"):
+    for head in HEADS:
         table.add_column(head, justify="left" if head == "model" else "right", no_wrap=True)
     for message in _changes(messages)[-MAX_ROWS:]:
         table.add_row(*_row(message))
@@ -40,14 +42,14 @@ def _row(message: Mapping[str, Any]) -> list[str]:
     rss = [gauges.get(f"{role}_rss_bytes", 0.0) / MB for role in both]
     bundle, accelerator = message["bundle"], message["accelerator"]
     return [
-        f"{message['uptime_s']:.0f} s",
+        f"{message['uptime_s']:.0f}",
         str(message["requests"]),
         str(message["errors"]),
         _ms(latency.percentile(50)),
         _ms(latency.percentile(95)),
         _ms(queue.percentile(95)),
-        f"{sum(cpu):.0f} %" if cpu else "",
-        f"{rss[0]:.0f}+{rss[1]:.0f} MB",
+        f"{sum(cpu):.0f}" if cpu else "",
+        f"{rss[0]:.0f}+{rss[1]:.0f}",
         f"{bundle['version']}, {accelerator['variant'].split('-')[0]}"
         if bundle and accelerator
         else "none",
@@ -55,4 +57,4 @@ def _row(message: Mapping[str, Any]) -> list[str]:
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} ms"
+    return "" if value is None else f"{value:.1f}"
