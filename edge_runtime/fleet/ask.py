@@ -6,9 +6,9 @@ import secrets
 import time
 from collections.abc import Sequence
 
-from edge_runtime.errors import InputError, TransferError
+from edge_runtime.errors import EdgeError, InputError, TransferError, UntrustedError
 from edge_runtime.fleet.connection import Connection
-from edge_runtime.fleet.inventory import read_inventory
+from edge_runtime.fleet.inventory import read_devices
 from edge_runtime.messages.fleet import (
     MAX_MESSAGE_BYTES,
     InferRequest,
@@ -21,19 +21,25 @@ def ask(connection: Connection, device: str, texts: Sequence[str], timeout_s: fl
     """What `device` answers to `texts`: one result for each, or its one sentence why not.
 
     Raises:
-        InputError: not a device id, no text, or more than one message carries.
+        InputError: not a device id, no text, or more than one message carries; nothing was sent.
         TransferError: no answer in time; says whether the device is there at all.
         UntrustedError: the answer cannot be read, or is not one result for each text.
     """
     topics = connection.topics
     request = secrets.token_hex(8)
-    question = to_bytes(InferRequest(tuple(texts)))
+    try:
+        question = to_bytes(InferRequest(tuple(texts)))
+    except UnicodeEncodeError:
+        raise InputError("question: a text is not valid Unicode") from None
     if not texts or len(question) > MAX_MESSAGE_BYTES:
         raise InputError(
             f"question: {len(texts)} texts in {len(question)} bytes, expected at least one text "
             f"and at most {MAX_MESSAGE_BYTES} bytes"
         )
-    InferRequest.from_bytes(question)
+    try:
+        InferRequest.from_bytes(question)
+    except EdgeError as reason:
+        raise InputError(f"question: {reason}") from None
     answer = topics.infer_result(device, request)
     connection.listen([answer])
     connection.send("infer", topics.infer(device, request), question)
@@ -42,19 +48,27 @@ def ask(connection: Connection, device: str, texts: Sequence[str], timeout_s: fl
     while (left_s := deadline_s - time.monotonic()) > 0:
         message = connection.receive(min(left_s, 1.0))
         if message is not None and message.topic == answer:
-            return InferResult.from_bytes(message.payload)
-    raise TransferError(
-        f"device {device}: no answer within {timeout_s:g} s{_why(connection, device)}"
-    )
+            return _result(message.payload, device, len(texts))
+    why = _why(connection, device)
+    raise TransferError(f"device {device}: no answer within {timeout_s:g} s; {why}")
+
+
+def _result(payload: bytes, device: str, texts: int) -> InferResult:
+    result = InferResult.from_bytes(payload)
+    if not result.error and len(result.results) != texts:
+        raise UntrustedError(
+            f"device {device}: answered with {len(result.results)} results for {texts} texts"
+        )
+    return result
 
 
 def _why(connection: Connection, device: str) -> str:
     """What the broker knows of a device that stays silent."""
-    (found,) = read_inventory(connection, device)
+    (found,) = read_devices(connection, [device])
     if not found.known:
-        return "; it has never been on this broker"
+        return "it has never been on this broker"
     if not found.online:
-        return "; it is offline"
+        return "it is offline"
     if found.reported is not None and found.reported.active is None:
-        return "; it is online but has no bundle"
-    return "; it is online"
+        return "it is online but has no bundle"
+    return "it is online"

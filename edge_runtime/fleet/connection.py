@@ -14,6 +14,7 @@ import queue
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from edge_runtime.errors import TransferError
@@ -25,21 +26,27 @@ log = logging.getLogger(__name__)
 
 FENCE_AGAIN_S = 1.0
 QUIET_S = 3.0
-"""Silence this long, without a fence, ends the reading of retained messages."""
+"""Silence this long, without a fence, ends the reading; longer where `timeout_s` is."""
+USUAL_TIMEOUT_S = 10.0
 READ_S = 60.0
-"""Retained messages that take longer than this are an error."""
+"""Messages for this long, none of them one that the broker had kept, are an error."""
 
 
 class Connection:
     """A context manager: connected inside, closed after.
 
-    `retained` and `messages` share one inbox and belong to one thread: what one of them is not
-    asking for it throws away.
+    `retained` and `receive` share one inbox and belong to one thread: what `retained` is not
+    asking for it throws away. What was sent is settled before anything is read.
     """
 
-    def __init__(self, connect: Connector, topics: Topics, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, connect: Connector, topics: Topics, *, timeout_s: float = USUAL_TIMEOUT_S
+    ) -> None:
         self.topics = topics
         self.timeout_s = timeout_s
+        self._quiet_s = QUIET_S * max(1.0, timeout_s / USUAL_TIMEOUT_S)
+        self._refused_before: int | None = None
+        self._told = False
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._link = connect(f"edge-fleet-{secrets.token_hex(6)}", self._inbox.put)
 
@@ -77,6 +84,8 @@ class Connection:
             TransferError: the broker has acknowledged nothing for `timeout_s`.
         """
         how = DELIVERY[kind]
+        if self._refused_before is None:
+            self._refused_before = self._link.stats().refused
         if not self._link.publish(
             topic, payload, qos=how.qos, retain=how.retain, wait_s=self.timeout_s
         ):
@@ -91,15 +100,18 @@ class Connection:
         Raises:
             TransferError: it stands still for `timeout_s`, or forbade something.
         """
+        refused_before, self._refused_before = self._refused_before, None
         while True:
             before = self._link.stats()
+            if refused_before is None:
+                refused_before = before.refused
             try:
                 self._link.flush(self.timeout_s)
                 return
             except TransferError:
                 after = self._link.stats()
                 moving = after.waiting and after.sent > before.sent
-                if not moving or after.refused > before.refused:
+                if not moving or after.refused > refused_before:
                     raise
 
     def retained(self, filters: Sequence[str], *, tell: bool = True) -> dict[str, bytes]:
@@ -107,7 +119,7 @@ class Connection:
 
         Args:
             filters: topics or filters; a topic under which nothing is kept is absent afterwards.
-            tell: warn where the answer may be cut short.
+            tell: warn, once for a connection, where the answer may be cut short.
 
         Raises:
             TransferError: the connection was lost for long, or messages never end.
@@ -121,19 +133,25 @@ class Connection:
             complete = self._until_fence(filters, fence, found)
         finally:
             self._link.unsubscribe([*filters, fence])
-        if tell and not complete:
+        if not complete:
+            # A fence that MQTT 5 says is forbidden must not fail what is sent later.
+            with suppress(TransferError):
+                self._link.flush(0.0)
+        if tell and not complete and not self._told:
+            self._told = True
             log.warning(
                 "broker %s: %d retained messages came, but it did not confirm that these are "
-                "all (mosquitto drops what exceeds max_queued_messages)",
+                "all: either it dropped some (mosquitto: max_queued_messages), or this user may "
+                "not write and read %s",
                 self.address,
                 len(found),
+                f"{self.topics.prefix}/fleet/fence/+",
             )
         return {topic: payload for topic, payload in found.items() if payload}
 
     def _until_fence(self, filters: Sequence[str], fence: str, found: dict[str, bytes]) -> bool:
         """Collect into `found`; whether the first fence came back."""
-        started_s = heard_s = time.monotonic()
-        fenced_s = started_s
+        kept_s = heard_s = fenced_s = time.monotonic()
         tries = 1
         self._link.publish(fence, b"1")
         while True:
@@ -145,12 +163,14 @@ class Connection:
             if message is not None and any(matches(f, message.topic) for f in filters):
                 found[message.topic] = message.payload
                 heard_s = now_s
-            if now_s - started_s > READ_S:
+                # On a slow line much takes long; what is published meanwhile need never end.
+                kept_s = now_s if message.retain else kept_s
+            if now_s - kept_s > READ_S:
                 raise TransferError(
                     f"broker {self.address}: still sending after {READ_S:g} s, "
                     f"{len(found)} messages so far"
                 )
-            if now_s - heard_s > QUIET_S:
+            if now_s - heard_s > self._quiet_s:
                 return False
             if now_s - max(heard_s, fenced_s) > FENCE_AGAIN_S:
                 tries += 1

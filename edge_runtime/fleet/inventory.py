@@ -7,14 +7,19 @@ nobody else's: it stands there as unreadable, with the reason.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.messages.fleet import Desired, Online, Reported
 from edge_runtime.messages.topics import Topics
+
+KEPT = ("online", "reported", "desired")
+"""What a broker keeps of a device."""
+WINDOW = 64
+"""Devices asked for by name at a time: far fewer messages than a broker's queue holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +51,38 @@ class Device:
         }
 
 
-def read_inventory(connection: Connection, device: str = "+") -> tuple[Device, ...]:
-    """Every device, sorted by id; or the one called `device`, known or not.
+def read_inventory(connection: Connection) -> tuple[Device, ...]:
+    """Every device, sorted by id.
 
     Raises:
-        InputError: `device` is not a device id.
         TransferError: the connection was lost.
     """
     topics = connection.topics
     found: dict[str, bytes] = {}
     # One after the other: a broker's queue for us holds a thousand messages, not three.
-    for what in ("online", "reported", "desired"):
-        found |= connection.retained([topics.device(device, what)])
-    return devices_of(topics, found, () if device == "+" else (device,))
+    for what in KEPT:
+        found |= connection.retained([topics.device("+", what)])
+    return devices_of(topics, found)
+
+
+def read_devices(connection: Connection, ids: Sequence[str]) -> tuple[Device, ...]:
+    """The devices called `ids`, known or not, each once, in their order.
+
+    Raises:
+        InputError: not a device id; nothing was read.
+        TransferError: the connection was lost.
+    """
+    topics = connection.topics
+    for id in ids:
+        if id == "+":
+            raise InputError("device id '+': names the whole fleet, expected one device")
+        topics.device(id, "reported")
+    found: dict[str, bytes] = {}
+    for start in range(0, len(ids), WINDOW):
+        window = ids[start : start + WINDOW]
+        found |= connection.retained([topics.device(id, what) for id in window for what in KEPT])
+    devices = {device.id: device for device in devices_of(topics, found, ids)}
+    return tuple(devices[id] for id in dict.fromkeys(ids))
 
 
 def devices_of(

@@ -6,13 +6,14 @@ back, because an MQTT 3.1.1 broker acknowledges what its access list forbids; 6.
 and read it back. A device that sees the release finds everything it names.
 
 Chunks that another readable release lists are not sent again: the broker got them when that one
-was published, and asking for them would cost as much as sending them. A broker that lost its
-retained messages is mended by publishing the same bundle again: then every chunk is sent.
+was published, and asking for them would cost as much as sending them. Where this very release is
+there already, each of its chunks is asked for, and those that the broker has lost or spoiled are
+sent: publishing again mends. `force` asks for nothing and sends everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from edge_runtime.bundle.archive import Reader
@@ -21,8 +22,17 @@ from edge_runtime.bundle.files import Chunk
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from edge_runtime.bundle.verify import VerifiedBundle, verify
 from edge_runtime.errors import EdgeError, InputError, TransferError
+from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
-from edge_runtime.fleet.repository import fetch, fetch_manifest, read_catalog, read_release
+from edge_runtime.fleet.repository import (
+    fetch,
+    fetch_manifest,
+    intact,
+    read_catalog,
+    read_metadata,
+    release_json,
+    release_of,
+)
 from edge_runtime.messages.fleet import Release
 
 SAMPLE = 8
@@ -36,7 +46,10 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What publishing did. `again` says that the very same release was there already."""
+    """What publishing did. `again` says that the very same release was there already.
+
+    Every chunk is either sent or skipped; the manifest's count as well.
+    """
 
     release: Release
     again: bool
@@ -44,6 +57,17 @@ class Publication:
     sent_bytes: int
     skipped_chunks: int
     skipped_bytes: int
+
+    def as_json(self) -> dict[str, Json]:
+        """For scripts."""
+        return {
+            **release_json(self.release),
+            "again": self.again,
+            "sent_chunks": self.sent_chunks,
+            "sent_bytes": self.sent_bytes,
+            "skipped_chunks": self.skipped_chunks,
+            "skipped_bytes": self.skipped_bytes,
+        }
 
 
 def publish(
@@ -63,8 +87,9 @@ def publish(
     """
     bundle = verify(reader)  # 1
     release, manifest_bytes = _release_of(bundle, reader)
-    again, held = _already_there(connection, release, force)  # 2
     chunks = _unique(bundle, release)
+    again = _already_there(connection, release, force)  # 2
+    held = set() if force else _held(connection, release, chunks.values(), again=again)
     to_send = {digest: chunk for digest, chunk in chunks.items() if digest not in held}
     total = sum(chunk.size_bytes for chunk in to_send.values())
     done = 0
@@ -77,12 +102,15 @@ def publish(
             on_progress(done, total)
     connection.settle()  # 4
     _prove(connection, list(to_send.values()))  # 5
-    connection.send("metadata", connection.topics.metadata(release.file), release.to_bytes())  # 6
+    payload = release.to_bytes()
+    connection.send("metadata", connection.topics.metadata(release.file), payload)  # 6
     connection.settle()
-    if read_release(connection, release.name, release.version) != release:
+    kept = read_metadata(connection, release.file)
+    if kept != payload:
         raise TransferError(
             f"release {release.name}=={release.version}: broker {connection.address} acknowledged "
-            "it but keeps another one; does this user have the right to publish?"
+            f"it but keeps {'nothing' if kept is None else 'something else'} under its name; "
+            "does this user have the right to publish?"
         )
     size_bytes = sum(chunk.size_bytes for chunk in chunks.values())
     return Publication(
@@ -105,41 +133,52 @@ def _release_of(bundle: VerifiedBundle, reader: Reader) -> tuple[Release, bytes]
     return Release(m.name, m.version, m.profile, m.size_bytes, entry), data
 
 
-def _already_there(connection: Connection, release: Release, force: bool) -> tuple[bool, set[str]]:
-    """Whether this release is published, and the chunks that others have brought already."""
-    catalog = read_catalog(connection)
-    title = f"{release.name}=={release.version}"
-    for other in catalog.releases:
-        if other.file != release.file:
-            continue
-        if other == release:
-            return True, set()
-        if not force:
-            raise InputError(
-                f"release {title}: broker {connection.address} holds another bundle under this "
-                f"name and version (manifest {other.manifest.sha256[:12]}…, this one is "
-                f"{release.manifest.sha256[:12]}…); raise the version, or use --force"
-            )
-    for file, reason in catalog.unreadable:
-        if file == release.file and not force:
-            raise InputError(
-                f"release {title}: broker {connection.address} holds something unreadable under "
-                f"this name and version ({reason}); use --force to replace it"
-            )
-    others = [other for other in catalog.releases if other.file != release.file]
-    return False, _chunks_of(connection, sorted(others, key=lambda r: r.name != release.name))
+def _already_there(connection: Connection, release: Release, force: bool) -> bool:
+    """Whether this very release is published; with `force`, another one may be in its place."""
+    payload = read_metadata(connection, release.file)
+    if payload is None:
+        return False
+    where = f"release {release.name}=={release.version}: broker {connection.address} holds"
+    try:
+        other = release_of(payload, release.file)
+    except EdgeError as reason:
+        if force:
+            return False
+        raise InputError(
+            f"{where} something unreadable under this name and version ({reason}); "
+            "use --force to replace it"
+        ) from None
+    if other != release and not force:
+        raise InputError(
+            f"{where} another bundle under this name and version (manifest "
+            f"{other.manifest.sha256[:12]}…, this one is {release.manifest.sha256[:12]}…); "
+            "raise the version, or use --force"
+        )
+    return other == release
 
 
-def _chunks_of(connection: Connection, releases: list[Release]) -> set[str]:
+def _held(
+    connection: Connection, release: Release, chunks: Iterable[Chunk], *, again: bool
+) -> set[str]:
+    """Chunks that need not be sent, among others."""
+    if again:
+        return intact(connection, chunks)
+    found = read_catalog(connection).releases
+    others = sorted((r for r in found if r.file != release.file), key=lambda r: _far(r, release))
     held: set[str] = set()
-    for release in releases[:MAX_MANIFESTS]:
+    for other in others[:MAX_MANIFESTS]:
         try:
-            manifest = fetch_manifest(connection, release)
+            manifest = fetch_manifest(connection, other)
         except EdgeError:
             continue  # Incomplete or unreadable: nothing of it is relied upon.
-        for entry in (release.manifest, *manifest.files):
+        for entry in (other.manifest, *manifest.files):
             held.update(chunk.sha256 for chunk in entry.chunks)
     return held
+
+
+def _far(other: Release, release: Release) -> tuple[bool, bool]:
+    """How unlikely it is that the two share chunks."""
+    return other.name != release.name, other.profile != release.profile
 
 
 def _unique(bundle: VerifiedBundle, release: Release) -> dict[str, Chunk]:

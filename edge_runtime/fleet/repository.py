@@ -9,13 +9,14 @@ what exceeds a client's queue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from edge_runtime.bundle.files import Chunk
+from edge_runtime.bundle.files import Chunk, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from edge_runtime.errors import EdgeError, InputError, TransferError, UntrustedError
+from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.messages.fleet import Release
 
@@ -25,10 +26,28 @@ WINDOW = 32
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Releases sorted by name, in the order of their files; `unreadable` pairs file and reason."""
+    """Releases by name and version; `unreadable` pairs file and reason."""
 
     releases: tuple[Release, ...]
     unreadable: tuple[tuple[str, str], ...]
+
+    def as_json(self) -> dict[str, Json]:
+        """For scripts."""
+        return {
+            "releases": [release_json(release) for release in self.releases],
+            "unreadable": [{"file": file, "reason": why} for file, why in self.unreadable],
+        }
+
+
+def release_json(release: Release) -> dict[str, Json]:
+    """A release for scripts, without its chunk list."""
+    return {
+        "name": release.name,
+        "version": release.version,
+        "profile": release.profile,
+        "size_bytes": release.size_bytes,
+        "manifest_sha256": release.manifest.sha256,
+    }
 
 
 def read_catalog(connection: Connection) -> Catalog:
@@ -43,10 +62,16 @@ def read_catalog(connection: Connection) -> Catalog:
     for topic, payload in sorted(found.items()):
         file = topic.rpartition("/")[2]
         try:
-            releases.append(_release(payload, file))
+            releases.append(release_of(payload, file))
         except EdgeError as reason:
             unreadable.append((file, str(reason)))
-    return Catalog(tuple(releases), tuple(unreadable))
+    return Catalog(tuple(sorted(releases, key=_order)), tuple(unreadable))
+
+
+def _order(release: Release) -> tuple[str, list[int], bool, str]:
+    """1.9.0 before 1.10.0, and 2.0.0-rc.1 before 2.0.0."""
+    core, _, pre = release.version.partition("+")[0].partition("-")
+    return release.name, [int(number) for number in core.split(".")], not pre, release.version
 
 
 def read_release(connection: Connection, name: str, version: str) -> Release:
@@ -58,15 +83,24 @@ def read_release(connection: Connection, name: str, version: str) -> Release:
         TransferError: the connection was lost.
     """
     file = file_of(name, version)
-    payload = connection.retained([connection.topics.metadata(file)]).get(
-        connection.topics.metadata(file)
-    )
+    payload = read_metadata(connection, file)
     if payload is not None:
-        return _release(payload, file, (name, version))
+        return release_of(payload, file, (name, version))
     others = [f"{r.name}=={r.version}" for r in read_catalog(connection).releases]
     near = [other for other in others if other.startswith(f"{name}==")] or others
     known = f"published are {', '.join(near[:10])}" if near else "nothing is published there yet"
     raise InputError(f"release {name}=={version}: not on broker {connection.address}; {known}")
+
+
+def read_metadata(connection: Connection, file: str) -> bytes | None:
+    """What the broker keeps as `file`, unchecked.
+
+    Raises:
+        InputError: no name of a metadata file.
+        TransferError: the connection was lost.
+    """
+    topic = connection.topics.metadata(file)
+    return connection.retained([topic]).get(topic)
 
 
 def file_of(name: str, version: str) -> str:
@@ -74,7 +108,12 @@ def file_of(name: str, version: str) -> str:
     return f"{name}-{version}.json".replace("+", "_")
 
 
-def _release(payload: bytes, file: str, wanted: tuple[str, str] | None = None) -> Release:
+def release_of(payload: bytes, file: str, wanted: tuple[str, str] | None = None) -> Release:
+    """The release in `payload`, which the broker keeps as `file`.
+
+    Raises:
+        UntrustedError, IncompatibleError: not to be read, or not the release that `file` names.
+    """
     release = Release.from_bytes(payload)
     if release.file != file or wanted not in (None, (release.name, release.version)):
         raise UntrustedError(
@@ -91,14 +130,32 @@ def fetch(connection: Connection, chunks: Iterable[Chunk]) -> dict[str, bytes]:
         TransferError: the connection was lost.
     """
     got: dict[str, bytes] = {}
+    for chunk, payload in _kept(connection, chunks):
+        chunk.check(payload, f"broker {connection.address}")
+        got[chunk.sha256] = payload
+    return got
+
+
+def intact(connection: Connection, chunks: Iterable[Chunk]) -> set[str]:
+    """Digests of those chunks that the broker keeps, byte for byte; each is downloaded.
+
+    Raises:
+        TransferError: the connection was lost.
+    """
+    return {
+        chunk.sha256
+        for chunk, payload in _kept(connection, chunks)
+        if sha256_hex(payload) == chunk.sha256
+    }
+
+
+def _kept(connection: Connection, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, bytes]]:
+    """What is kept under each chunk's name, unchecked, a window at a time."""
     left = iter({chunk.sha256: chunk for chunk in chunks}.values())
     while window := list(islice(left, WINDOW)):
         topics = {connection.topics.chunk(chunk.sha256): chunk for chunk in window}
         for topic, payload in connection.retained(list(topics), tell=False).items():
-            chunk = topics[topic]
-            chunk.check(payload, f"broker {connection.address}")
-            got[chunk.sha256] = payload
-    return got
+            yield topics[topic], payload
 
 
 def fetch_manifest(connection: Connection, release: Release) -> Manifest:

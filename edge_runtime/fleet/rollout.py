@@ -10,12 +10,13 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, TransferError
+from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
-from edge_runtime.fleet.inventory import Device, read_inventory
-from edge_runtime.messages.fleet import Desired, Refusal, Release, Reported
+from edge_runtime.fleet.inventory import Device, read_devices
+from edge_runtime.messages.fleet import Desired, Online, Refusal, Release, Reported
 
 
 class Outcome(enum.Enum):
@@ -38,10 +39,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`reason` is the device's own for a refusal, and what it is busy with while waiting."""
+    """`reason` is the device's own for a refusal, and what it is busy with while waiting.
+
+    `reported` is what that was concluded from.
+    """
 
     outcome: Outcome
     reason: str = ""
+    reported: Reported | None = field(default=None, compare=False, repr=False)
 
 
 def plan(device: Device, release: Release, *, retry: bool = False) -> Plan:
@@ -91,17 +96,53 @@ def verdict(desired: Desired, reported: Reported | None) -> Verdict:
         return Verdict(Outcome.WAITING, "it has not reported anything")
     if reported.revision < desired.revision:
         return Verdict(Outcome.WAITING, "it has not seen its new desired state")
+    if serves(desired, reported):
+        return Verdict(Outcome.SERVING, reported=reported)
     wanted = desired.release.manifest.sha256 if desired.release is not None else None
-    active = reported.active.manifest_sha256 if reported.active is not None else None
-    if active == wanted:
-        return Verdict(Outcome.SERVING)
     refusal = _refusal(reported, wanted) if wanted is not None else None
     if refusal is not None and refusal.attempt >= desired.attempt:
-        return Verdict(Outcome.REFUSED, refusal.reason)
-    return Verdict(Outcome.WAITING, _busy(reported))
+        return Verdict(Outcome.REFUSED, refusal.reason, reported)
+    return Verdict(Outcome.WAITING, busy(reported), reported)
 
 
-def _busy(reported: Reported) -> str:
+def serves(desired: Desired, reported: Reported | None) -> bool:
+    """Whether the bundle that `desired` names, or none, is the active one."""
+    wanted = desired.release.manifest.sha256 if desired.release is not None else None
+    active = reported.active if reported is not None else None
+    return reported is not None and wanted == (active.manifest_sha256 if active else None)
+
+
+def cost(made: Plan, found: Verdict) -> tuple[int, float]:
+    """Bytes fetched and seconds taken for this rollout, by the device's own count.
+
+    Zero where it served the bundle already; its figures are those of an earlier update then.
+    """
+    reported = found.reported
+    if reported is None or serves(made.desired, made.device.reported):
+        return 0, 0.0
+    if found.outcome is Outcome.WAITING:
+        return reported.progress.fetched_bytes if reported.progress is not None else 0, 0.0
+    return reported.fetched_bytes, reported.update_s
+
+
+def as_json(made: Plan, found: Verdict | None) -> dict[str, Json]:
+    """A device's part of a rollout for scripts; nulls where nobody followed it."""
+    fetched_bytes, update_s = cost(made, found) if found is not None else (None, None)
+    return {
+        "device": made.device.id,
+        "revision": made.desired.revision,
+        "attempt": made.desired.attempt,
+        "changed": made.changed,
+        "warnings": list(made.warnings),
+        "outcome": found.outcome.value if found is not None else None,
+        "reason": found.reason if found is not None else "",
+        "fetched_bytes": fetched_bytes,
+        "update_s": update_s,
+    }
+
+
+def busy(reported: Reported) -> str:
+    """What the device is doing about its desired state, in its words."""
     words = reported.state.replace("_", " ")
     if reported.progress is not None:
         words += f", {reported.progress.chunks_held} of {reported.progress.chunks_needed} chunks"
@@ -115,19 +156,22 @@ def deploy(
 
     Raises:
         InputError: not a device id; nothing was published.
-        TransferError: the broker does not acknowledge, or forbids.
+        TransferError: the broker does not acknowledge, forbids, or does not keep it.
     """
-    ids = dict.fromkeys(devices)
-    plans = tuple(
-        plan(device, release, retry=retry)
-        for id in ids
-        for device in read_inventory(connection, id)
-    )
-    for made in plans:
-        if made.changed:
-            topic = connection.topics.device(made.device.id, "desired")
-            connection.send("desired", topic, made.desired.to_bytes())
+    found = read_devices(connection, devices)
+    plans = tuple(plan(device, release, retry=retry) for device in found)
+    changed = {made.device.id: made.desired for made in plans if made.changed}
+    for id, desired in changed.items():
+        connection.send("desired", connection.topics.device(id, "desired"), desired.to_bytes())
     connection.settle()
+    # An MQTT 3.1.1 broker acknowledges also what it forbids.
+    for device in read_devices(connection, list(changed)):
+        kept, desired = device.desired, changed[device.id]
+        if kept is None or (kept.revision <= desired.revision and kept != desired):
+            raise TransferError(
+                f"device {device.id}: broker {connection.address} acknowledged its desired state "
+                "but does not keep it; does this user have the right to deploy?"
+            )
     return plans
 
 
@@ -142,23 +186,41 @@ def follow(
     Raises:
         TransferError: the connection was lost for long.
     """
+    topics = connection.topics
     wanted = {made.device.id: made.desired for made in plans}
-    verdicts = {id: Verdict(Outcome.WAITING, "it has not reported anything") for id in wanted}
-    connection.listen([connection.topics.device(id, "reported") for id in wanted])
+    verdicts = {id: verdict(desired, None) for id, desired in wanted.items()}
+    offline: set[str] = set()
+    connection.listen([topics.device(id, what) for id in wanted for what in ("online", "reported")])
     deadline_s = time.monotonic() + wait_s
     while any(v.outcome is Outcome.WAITING for v in verdicts.values()):
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             break
         message = connection.receive(min(left_s, 1.0))
-        place = connection.topics.device_of(message.topic) if message is not None else None
-        if message is None or place is None or place[0] not in wanted or place[1] != "reported":
+        device, what = topics.device_of(message.topic) or ("", "") if message else ("", "")
+        if message is None or device not in wanted or not message.payload:
+            continue
+        if what == "online":
+            said_offline = _says_offline(message.payload)
+            offline = offline | {device} if said_offline else offline - {device}
             continue
         try:
-            found = verdict(wanted[place[0]], Reported.from_bytes(message.payload))
+            found = verdict(wanted[device], Reported.from_bytes(message.payload))
         except EdgeError as reason:
             found = Verdict(Outcome.WAITING, f"what it reports cannot be read: {reason}")
-        if found != verdicts[place[0]]:
-            verdicts[place[0]] = found
-            on_change(place[0], found)
-    return verdicts
+        if found != verdicts[device]:
+            verdicts[device] = found
+            on_change(device, found)
+    return {
+        id: replace(found, reason=f"it is offline; {found.reason}")
+        if id in offline and found.outcome is Outcome.WAITING
+        else found
+        for id, found in verdicts.items()
+    }
+
+
+def _says_offline(payload: bytes) -> bool:
+    try:
+        return not Online.from_bytes(payload).online
+    except EdgeError:
+        return False

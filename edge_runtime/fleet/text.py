@@ -32,5 +32,5 @@ def size(size_bytes: float) -> str:
 
 
 def json_line(value: object) -> str:
-    """One line of JSON. What is not ASCII is escaped, so that no byte of it acts on a terminal."""
-    return json.dumps(value, sort_keys=True, allow_nan=False)
+    """One line of JSON, of printable ASCII only: no byte of it acts on a terminal."""
+    return json.dumps(value, sort_keys=True, allow_nan=False).replace("\x7f", "\\u007f")

@@ -82,6 +82,7 @@ class MemoryBroker:
         self._queue_limit = queue_limit
         self._mqtt5 = mqtt5
         self._online = True
+        self._cut_off: set[str] = set()
         self._links: list[MemoryLink] = []
         self._pumping = threading.Lock()
         self._pumping_thread: int | None = None
@@ -121,6 +122,15 @@ class MemoryBroker:
         if forget_retained:
             self.retained.clear()
 
+    def cut_off(self, client_id: str) -> None:
+        """This client's network is gone: its will is sent, and it cannot connect until `reach`."""
+        self._cut_off.add(client_id)
+        self.drop(client_id)
+
+    def reach(self, client_id: str) -> None:
+        """This client's network is back."""
+        self._cut_off.discard(client_id)
+
     def drop(self, client_id: str) -> None:
         """Break one connection: its will is sent, and it connects again at the next `pump`."""
         for link in self._links:
@@ -157,7 +167,7 @@ class MemoryBroker:
 
     def _connect_links(self) -> None:
         for link in [link for link in self._links if link.wants_connection]:
-            if not self._online:
+            if not self._online or link.client_id in self._cut_off:
                 link.went_down("connection refused")
             else:
                 for other in self._links:

@@ -20,6 +20,7 @@ class TcpProxy:
         self.swallow = False
         self.accepted = 0
         self.forwarded_bytes = 0
+        self.to_client_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -67,15 +68,16 @@ class TcpProxy:
                 continue
             with self._lock:
                 self._open += [client, server]
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+            for pair in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._forward, args=pair, daemon=True).start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, to_client: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 if not self.swallow:
                     sink.sendall(data)
                     self.forwarded_bytes += len(data)
+                    self.to_client_bytes += len(data) * to_client
         for sock in (source, sink):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,277 @@
+"""The command line of `edge-fleet`: verbs, options, and what a word must look like.
+
+A word that cannot be what it stands for is a usage error, before anything is connected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edge_runtime.bundle.manifest import NAME, VERSION
+from edge_runtime.errors import InputError
+from edge_runtime.link.config import VERSIONS
+from edge_runtime.messages.topics import DEFAULT_PREFIX, DEVICE_ID, Topics
+
+PROG = "edge-fleet"
+BROKER_VARIABLE = "EDGE_FLEET_BROKER"
+TIMEOUT_S = 10.0
+MAX_SECONDS = 1e6
+
+EPILOG = f"""\
+examples:
+  export {BROKER_VARIABLE}=mqtt://broker.example:1883
+  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge
+      put a bundle on the broker; only chunks that are not there yet are sent
+  edge-fleet deploy debian-sections==1.0.0 --device press-7 --device press-8 --wait 120
+      say what these two should run, and follow them until they do
+  edge-fleet status
+      every device: what it serves, on which accelerator, what it is busy with
+  edge-fleet watch --device press-7
+      what it says, as it says it
+  edge-fleet ask press-7 "A small and fast web server"
+      ask its model a question over the broker
+
+a broker that asks who you are:
+  edge-fleet status --broker mqtts://broker.example --ca ca.pem --username ops \\
+      --password-file /etc/edge/ops.password
+
+exit codes: 0 done, 1 failed (a device refused, the broker is away), 2 wrong usage,
+3 a bundle or message is not to be trusted
+"""
+
+Add = Callable[..., argparse.ArgumentParser]
+
+
+class Target(NamedTuple):
+    """A release by its name and version."""
+
+    name: str
+    version: str
+
+
+def target(text: str) -> Target:
+    """`NAME==VERSION`."""
+    name, equals, version = text.partition("==")
+    if not (equals and re.fullmatch(NAME, name) and re.fullmatch(VERSION, version)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no release, expected NAME==VERSION such as debian-sections==1.0.0"
+        )
+    return Target(name, version)
+
+
+def device_id(text: str) -> str:
+    """One device's id."""
+    if not re.fullmatch(DEVICE_ID, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no device id, expected up to 64 letters, digits, '-' or '_'"
+        )
+    return text
+
+
+def seconds(text: str) -> float:
+    """More than none, and finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time, expected seconds, more than 0 and at most {MAX_SECONDS:g}"
+        )
+    return value
+
+
+def topics(text: str) -> Topics:
+    """The topics under a prefix."""
+    try:
+        return Topics(text)
+    except InputError as reason:
+        raise argparse.ArgumentTypeError(str(reason)) from None
+
+
+def _common() -> argparse.ArgumentParser:
+    """What every verb takes."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    broker = common.add_argument_group("the broker")
+    broker.add_argument(
+        "--broker",
+        metavar="URL",
+        help=f"mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT] (default: ${BROKER_VARIABLE})",
+    )
+    broker.add_argument("--username", metavar="NAME", help="log in as this user")
+    broker.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="holds the password, on its first line"
+    )
+    broker.add_argument(
+        "--ca", type=Path, metavar="FILE", help="trust this certificate, not those of the system"
+    )
+    broker.add_argument("--cert", type=Path, metavar="FILE", help="client certificate, with --key")
+    broker.add_argument("--key", type=Path, metavar="FILE", help="key of the client certificate")
+    broker.add_argument(
+        "--prefix",
+        type=topics,
+        default=Topics(),
+        dest="topics",
+        metavar="TOPIC",
+        help=f"what all topics begin with, as the agents have it (default: {DEFAULT_PREFIX})",
+    )
+    broker.add_argument(
+        "--mqtt-version",
+        choices=VERSIONS,
+        default="auto",
+        help="auto speaks MQTT 5 and falls back to 3.1.1 where it is refused (default: auto)",
+    )
+    broker.add_argument(
+        "--timeout",
+        type=seconds,
+        default=TIMEOUT_S,
+        metavar="SECONDS",
+        help="give up after so long without any answer; raise it on a slow line "
+        f"(default: {TIMEOUT_S:g})",
+    )
+    return common
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog=PROG,
+        description="The operator's side of edge-runtime: publish bundles, roll them out to\n"
+        "devices, see what the devices say. All of it goes through your MQTT broker, which\n"
+        "keeps the state; nothing is kept here.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    common = _common()
+
+    def add(name: str, **words: Any) -> argparse.ArgumentParser:
+        formatter = argparse.RawDescriptionHelpFormatter
+        return verbs.add_parser(name, parents=[common], formatter_class=formatter, **words)
+
+    _publish(add)
+    _deploy(add)
+    _status(add)
+    _watch(add)
+    _releases(add)
+    _ask(add)
+    return top
+
+
+def _publish(add: Add) -> None:
+    verb = add(
+        "publish",
+        help="put a bundle on the broker",
+        description="Verify a bundle and put it on the broker, where devices fetch it from: its\n"
+        "chunks, then the release that names them. No device takes it before `deploy`.\n"
+        "Chunks that other releases brought are not sent again. Publishing the same bundle\n"
+        "again sends what the broker has lost of it, usually nothing.",
+        epilog="examples:\n"
+        "  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge\n"
+        "  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge --json\n"
+        '      {"name": …, "version": …, "sent_bytes": …, "skipped_bytes": …, …}',
+    )
+    verb.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
+    verb.add_argument(
+        "--force",
+        action="store_true",
+        help="replace another bundle of the same name and version; send every chunk",
+    )
+
+
+def _deploy(add: Add) -> None:
+    verb = add(
+        "deploy",
+        help="say what devices should run",
+        description="Set the desired state of devices. Each fetches the chunks that it lacks,\n"
+        "tests the bundle on its own engine and swaps without dropping a request; where the\n"
+        "test fails, it keeps what it has. A device that is offline does so once it is back.\n"
+        "Saying the same again changes nothing.",
+        epilog="examples:\n"
+        "  edge-fleet deploy debian-sections==1.1.0 --device press-7\n"
+        "  edge-fleet deploy debian-sections==1.1.0 --device press-7 --device press-8 --wait 120\n"
+        "  edge-fleet deploy debian-sections==1.1.0 --device press-7 --retry\n"
+        "      it refused this bundle before; let it try again\n"
+        "\nwith --wait the exit code is 1 where a device refused, or took longer",
+    )
+    verb.add_argument(
+        "release", type=target, metavar="NAME==VERSION", help="a release of `edge-fleet releases`"
+    )
+    verb.add_argument(
+        "--device",
+        type=device_id,
+        action="append",
+        required=True,
+        metavar="ID",
+        help="a device; repeatable",
+    )
+    verb.add_argument(
+        "--retry", action="store_true", help="let devices that refused this bundle try it again"
+    )
+    verb.add_argument(
+        "--wait",
+        type=seconds,
+        metavar="SECONDS",
+        help="follow the devices until each serves the bundle or refuses it, at most so long",
+    )
+
+
+def _status(add: Add) -> None:
+    verb = add(
+        "status",
+        help="what every device serves and is busy with",
+        description="What the broker keeps of each device: whether it is online, the bundle that\n"
+        "it serves, what it is busy with, on which accelerator it really runs (DEGRADED where\n"
+        "that is not the one requested), how it trusts bundles, and what it should run.",
+        epilog="examples:\n"
+        "  edge-fleet status\n"
+        "  edge-fleet status --device press-7 --json\n"
+        '      {"devices": [{"device": "press-7", "online": true, "reported": {…}, …}]}',
+    )
+    verb.add_argument(
+        "--device", type=device_id, action="append", metavar="ID", help="only this; repeatable"
+    )
+
+
+def _watch(add: Add) -> None:
+    verb = add(
+        "watch",
+        help="what devices say, as they say it",
+        description="A line for each message of the devices: online, reported, telemetry, event.\n"
+        "What the broker had kept comes first, marked `earlier`. Ends with Ctrl-C.",
+        epilog="examples:\n"
+        "  edge-fleet watch\n"
+        "  edge-fleet watch --device press-7 --seconds 60 --json > press-7.jsonl",
+    )
+    verb.add_argument("--device", type=device_id, metavar="ID", help="only this one")
+    verb.add_argument("--seconds", type=seconds, metavar="S", help="end after so long")
+
+
+def _releases(add: Add) -> None:
+    add(
+        "releases",
+        help="what is published",
+        description="Every release on the broker: what `deploy` may name.",
+        epilog="examples:\n  edge-fleet releases\n  edge-fleet releases --json",
+    )
+
+
+def _ask(add: Add) -> None:
+    verb = add(
+        "ask",
+        help="ask a device's model a question",
+        description="Send texts to the model that a device serves, over the broker, and print an\n"
+        "answer for each. --timeout is how long the device may take.",
+        epilog="examples:\n"
+        '  edge-fleet ask press-7 "A small and fast web server"\n'
+        '  edge-fleet ask press-7 "one text" "another text" --json\n'
+        '      {"device": "press-7", "results": [{"label": …, "score": …, …}, …]}',
+    )
+    verb.add_argument("device", type=device_id, metavar="DEVICE", help="the device's id")
+    verb.add_argument("text", nargs="+", metavar="TEXT", help="what to classify or embed")

@@ -1,0 +1,195 @@
+"""What a person reads on stdout: tables, and one line for each thing that happened.
+
+Every string from the broker passes `plain`, and tables are made of `Text`, in which a device
+cannot write markup.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edge_runtime.fleet.inventory import Device
+from edge_runtime.fleet.publish import Publication
+from edge_runtime.fleet.repository import Catalog
+from edge_runtime.fleet.rollout import Outcome, Plan, Verdict, busy, cost, serves, verdict
+from edge_runtime.fleet.text import json_line, plain, size
+from edge_runtime.fleet.watch import Notice
+from edge_runtime.messages.fleet import (
+    Accelerator,
+    BundleRef,
+    Event,
+    InferResult,
+    Online,
+    Release,
+    Reported,
+    Telemetry,
+)
+
+PIPE_WIDTH = 400
+"""Columns where stdout is no terminal: whoever reads it does not want lines to be folded."""
+CELL = 160
+"""Characters of a device's own words in a table."""
+
+
+def line(text: str) -> None:
+    """On stdout, at once: whoever reads it may be waiting for it."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_table(table: Table) -> None:
+    """On stdout."""
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    Console(file=sys.stdout, width=width, highlight=False).print(table)
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def status_table(devices: Iterable[Device]) -> Table:
+    """One row for each device."""
+    table = _table("DEVICE", "ONLINE", "SERVING", "STATE", "ACCELERATOR", "TRUST", "WANTED")
+    for device in devices:
+        reported = device.reported
+        table.add_row(
+            Text(device.id),
+            _online(device),
+            Text(_bundle(reported.active) if reported is not None else ""),
+            _state(device),
+            _accelerator(reported.accelerator if reported is not None else None),
+            Text(plain(reported.trust, CELL) if reported is not None else ""),
+            _wanted(device),
+        )
+    return table
+
+
+def _online(device: Device) -> Text:
+    if device.online is None:
+        return Text("unknown" if device.known else "never seen", "yellow")
+    return Text("yes", "green") if device.online else Text("no", "red")
+
+
+def _bundle(bundle: BundleRef | None) -> str:
+    return f"{bundle.name} {bundle.version}" if bundle is not None else "nothing"
+
+
+def _state(device: Device) -> Text:
+    state = Text(plain(busy(device.reported), CELL) if device.reported is not None else "")
+    for reason in device.unreadable:
+        state.append("; " if state else "")
+        state.append(f"unreadable: {plain(reason, CELL)}", "red")
+    return state
+
+
+def _accelerator(found: Accelerator | None) -> Text:
+    """What was requested, where something else runs; a reason where it is worse."""
+    if found is None:
+        return Text("")
+    text = Text(plain(f"{found.variant}: {found.actual}", CELL))
+    if found.degraded:
+        text.append(" DEGRADED ", "bold red")
+        text.append(plain(f"{found.requested} was requested; {found.degraded}", CELL))
+    return text
+
+
+def _wanted(device: Device) -> Text:
+    desired = device.desired
+    if desired is None:
+        return Text("")
+    text = Text(_bundle(desired.release.ref if desired.release is not None else None))
+    found = verdict(desired, device.reported)
+    if found.outcome is Outcome.REFUSED:
+        text.append(f" refused: {plain(found.reason, CELL)}", "red")
+    elif found.outcome is Outcome.WAITING:
+        text.append(" not yet", "yellow")
+    return text
+
+
+def releases_table(catalog: Catalog) -> Table:
+    """One row for each release."""
+    table = _table("NAME", "VERSION", "PROFILE", "SIZE", "MANIFEST")
+    for r in catalog.releases:
+        row = (r.name, r.version, r.profile, size(r.size_bytes), r.manifest.sha256[:12])
+        table.add_row(*map(Text, row))
+    return table
+
+
+def publication(made: Publication) -> str:
+    """What publishing did, in two lines."""
+    r = made.release
+    total = f"{size(made.sent_bytes + made.skipped_bytes)} for {r.profile}"
+    sent = f"{made.sent_chunks} chunks sent, {size(made.sent_bytes)}"
+    skipped = f"{made.skipped_chunks} were there already, {size(made.skipped_bytes)}"
+    word = "published again" if made.again else "published"
+    return f"{word} {r.name}=={r.version}, {total}: {sent}; {skipped}\nmanifest {r.manifest.sha256}"
+
+
+def rollout(release: Release, made: Plan, found: Verdict | None, wait_s: float) -> str:
+    """One device's part of a rollout; `found` None: nobody followed it."""
+    device, title = made.device.id, f"{release.name} {release.version}"
+    reason = plain(found.reason) if found is not None else ""
+    if found is None:
+        wants = "now wants" if made.changed else "wanted already"
+        return f"{device}: {wants} {title} (revision {made.desired.revision})"
+    if found.outcome is Outcome.REFUSED:
+        return f"{device}: refused {title}: {reason}"
+    if found.outcome is Outcome.WAITING:
+        return f"{device}: does not serve {title} after {wait_s:g} s: {reason}"
+    if serves(made.desired, made.device.reported):
+        return f"{device}: serves {title} already"
+    fetched_bytes, update_s = cost(made, found)
+    return f"{device}: serves {title} after {update_s:.1f} s, {size(fetched_bytes)} fetched"
+
+
+def notice(found: Notice, clock: str) -> str:
+    """One line. What the broker had kept is marked, because it may be old."""
+    when = "earlier" if found.retained else clock
+    said = found.message
+    if said is None:
+        text = f"unreadable: {found.unreadable}"
+    elif isinstance(said, Online):
+        text = "online" if said.online else "offline"
+    elif isinstance(said, Reported):
+        text = f"{busy(said)}; serving {_bundle(said.active)}"
+        if said.accelerator is not None and said.accelerator.degraded:
+            text += f"; DEGRADED: {said.accelerator.degraded}"
+    elif isinstance(said, Event):
+        text = f"{said.kind}: {said.text}"
+    else:
+        text = _telemetry(said)
+    return f"{when:8} {found.device:16} {found.kind:9} {plain(text)}"
+
+
+def _telemetry(said: Telemetry) -> str:
+    words = [f"{said.requests} requests", f"{said.errors} errors"]
+    total_ms = said.latency.get("sum_ms")
+    if said.requests and isinstance(total_ms, (int, float)):
+        words.append(f"mean {total_ms / said.requests:.1f} ms")
+    rss = [value for name, value in said.gauges.items() if name.endswith("_rss_bytes")]
+    if rss:
+        words.append(f"RSS {size(sum(rss))}")
+    hot = [value for name, value in said.gauges.items() if name.startswith("temp_c")]
+    if hot:
+        words.append(f"{max(hot):.0f} °C")
+    return ", ".join([*words, f"up {said.uptime_s:.0f} s"])
+
+
+def answers(texts: Sequence[str], result: InferResult) -> list[str]:
+    """A line for each text: label, score and text; of another task, the result as JSON."""
+    lines = []
+    for text, found in zip(texts, result.results, strict=True):
+        label, score = found.get("label"), found.get("score")
+        if isinstance(label, str) and isinstance(score, (int, float)):
+            lines.append(f"{plain(label)}\t{score:.3f}\t{plain(text, 72)}")
+        else:
+            lines.append(json_line(found))
+    return lines

@@ -1,0 +1,220 @@
+"""Publishing: chunks once, the release last, and nothing believed that the broker did not keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.bundle.archive import FolderReader
+from edge_runtime.errors import InputError, TransferError, UntrustedError
+from edge_runtime.fleet import connection as module
+from edge_runtime.fleet.publish import Publication, publish
+from edge_runtime.fleet.repository import read_catalog, read_release
+from edge_runtime.link.memory import MemoryBroker
+from tests.fakes.bundles import write_bundle
+from tests.fakes.fleet import Bundle, bundle
+from tests.fakes.operators import TOPICS, StrictBroker, keep, operator
+
+METADATA = TOPICS.metadata("demo-1.0.0.json")
+
+
+def put(broker: MemoryBroker, made: Bundle, *, force: bool = False) -> Publication:
+    with operator(broker) as connection:
+        return publish(connection, made, force=force)
+
+
+@pytest.fixture(scope="module")
+def first() -> Bundle:
+    return bundle("1.0.0")
+
+
+@pytest.fixture(scope="module")
+def second() -> Bundle:
+    return bundle("2.0.0")
+
+
+def kept(broker: MemoryBroker) -> dict[str, bytes]:
+    found = {TOPICS.chunk_of(topic): message.payload for topic, message in broker.retained.items()}
+    return {digest: payload for digest, payload in found.items() if digest is not None}
+
+
+def test_a_bundle_is_on_the_broker_whole(first: Bundle) -> None:
+    broker = MemoryBroker()
+    made = put(broker, first)
+    assert kept(broker) == first.chunks
+    assert made.release == first.release
+    assert not made.again
+    assert made.sent_chunks == len(first.chunks)
+    assert made.sent_bytes == sum(map(len, first.chunks.values()))
+    assert (made.skipped_chunks, made.skipped_bytes) == (0, 0)
+    with operator(broker) as connection:
+        assert read_release(connection, "demo", "1.0.0") == first.release
+
+
+def test_publishing_again_sends_nothing(first: Bundle) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    made = put(broker, first)
+    assert made.again
+    assert (made.sent_chunks, made.sent_bytes) == (0, 0)
+    assert made.skipped_chunks == len(first.chunks)
+
+
+def test_publishing_again_mends_what_the_broker_lost_or_spoiled(first: Bundle) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    lost, spoiled = list(first.chunks)[2:4]
+    del broker.retained[TOPICS.chunk(lost)]
+    keep(broker, TOPICS.chunk(spoiled), b"other")
+    made = put(broker, first)
+    assert made.again
+    assert made.sent_chunks == 2
+    assert kept(broker) == first.chunks
+
+
+def test_a_new_head_on_an_old_backbone_sends_only_what_differs(
+    first: Bundle, second: Bundle
+) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    made = put(broker, second)
+    new = set(second.chunks) - set(first.chunks)
+    assert made.sent_chunks == len(new) < len(second.chunks) / 2
+    assert made.sent_bytes == sum(len(second.chunks[digest]) for digest in new)
+    assert made.sent_bytes + made.skipped_bytes == sum(map(len, second.chunks.values()))
+    assert kept(broker) == first.chunks | second.chunks
+
+
+def test_chunks_of_a_release_whose_manifest_is_lost_are_not_relied_upon(
+    first: Bundle, second: Bundle
+) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    for topic in [topic for topic in broker.retained if TOPICS.chunk_of(topic)]:
+        del broker.retained[topic]
+    assert put(broker, second).skipped_chunks == 0
+
+
+def test_garbage_among_the_releases_keeps_nobody_from_publishing(
+    first: Bundle, second: Bundle
+) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    keep(broker, TOPICS.metadata("garbage-1.0.0.json"), b"\xff\x00")
+    assert put(broker, second).skipped_chunks > 0
+
+
+def test_another_bundle_under_the_same_name_and_version_is_refused_without_force(
+    first: Bundle,
+) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    before = dict(broker.retained)
+    other = bundle("1.0.0", backbone=7)
+    with pytest.raises(InputError, match="holds another bundle under this name and version") as e:
+        put(broker, other)
+    assert "raise the version, or use --force" in str(e.value)
+    assert first.digest[:12] in str(e.value)
+    assert broker.retained == before
+
+    made = put(broker, other, force=True)
+    assert not made.again
+    assert made.skipped_chunks == 0
+    with operator(broker) as connection:
+        assert read_release(connection, "demo", "1.0.0") == other.release
+
+
+def test_something_unreadable_under_the_name_is_replaced_only_with_force(first: Bundle) -> None:
+    broker = MemoryBroker()
+    keep(broker, METADATA, b"garbage")
+    with pytest.raises(InputError, match=r"something unreadable .*use --force to replace it"):
+        put(broker, first)
+    put(broker, first, force=True)
+    with operator(broker) as connection:
+        assert read_catalog(connection).unreadable == ()
+
+
+def test_force_sends_every_chunk_again(first: Bundle) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    made = put(broker, first, force=True)
+    assert made.again
+    assert made.sent_chunks == len(first.chunks)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "says"),
+    [
+        (TOPICS.prefix + "/repo/chunk/+", "acknowledged chunk .* but does not keep it"),
+        (TOPICS.prefix + "/repo/metadata/+", "it but keeps nothing .* the right to publish"),
+        (TOPICS.prefix + "/#", "acknowledged chunk .* but does not keep it"),
+    ],
+)
+def test_a_broker_that_forbids_without_a_word_is_found_out(
+    forbidden: str, says: str, first: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUIET_S", 0.1)
+    broker = StrictBroker(forbidden)
+    with pytest.raises(TransferError, match=says):
+        put(broker, first)
+    assert METADATA not in broker.retained
+
+
+def test_a_release_that_somebody_else_protects_is_not_said_to_be_replaced(first: Bundle) -> None:
+    broker = StrictBroker(METADATA)
+    other = bundle("1.0.0", backbone=7)
+    keep(broker, METADATA, other.release.to_bytes())
+    with pytest.raises(TransferError, match=r"keeps something else .* the right to publish"):
+        put(broker, first, force=True)
+
+
+def test_progress_begins_at_nothing_and_ends_with_all(first: Bundle, second: Bundle) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    seen: list[tuple[int, int]] = []
+    with operator(broker) as connection:
+        made = publish(connection, second, on_progress=lambda *now: seen.append(now))
+    assert seen[0] == (0, made.sent_bytes)
+    assert seen[-1] == (made.sent_bytes, made.sent_bytes)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_tampered_bundle_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    folder, _ = write_bundle(tmp_path)
+    (folder / "model.onnx").write_bytes(b"\0" * 200_000)
+    broker = MemoryBroker()
+    with operator(broker) as connection, pytest.raises(UntrustedError, match=r"model\.onnx"):
+        publish(connection, FolderReader(folder))
+    assert broker.retained == {}
+
+
+def test_a_manifest_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
+    folder, _ = write_bundle(tmp_path)
+    broker = MemoryBroker()
+
+    class Changing(FolderReader):
+        def read(self, path: str, max_bytes: int) -> bytes:
+            data = super().read(path, max_bytes)
+            if path == "manifest.json":
+                write_bundle(folder, version="1.0.1")
+            return data
+
+    with operator(broker) as connection, pytest.raises(InputError, match="changed while"):
+        publish(connection, Changing(folder))
+    assert broker.retained == {}
+
+
+def test_figures_for_scripts_are_complete(first: Bundle) -> None:
+    assert put(MemoryBroker(), first).as_json() == {
+        "name": "demo",
+        "version": "1.0.0",
+        "profile": "generic-x86_64",
+        "size_bytes": first.manifest.size_bytes,
+        "manifest_sha256": first.digest,
+        "again": False,
+        "sent_chunks": len(first.chunks),
+        "sent_bytes": sum(map(len, first.chunks.values())),
+        "skipped_chunks": 0,
+        "skipped_bytes": 0,
+    }
