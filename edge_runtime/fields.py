@@ -22,6 +22,8 @@ Json: TypeAlias = Union[  # noqa: UP007 - a quoted name cannot stand in `X | Y` 
 
 MAX_DEPTH = 32
 MAX_SENTENCE = 500
+MAX_DIGITS = 400
+"""Of an integer; a float of more is infinite anyway."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 REQUIRED: Any = object()
 """Default of every getter: the key must be there."""
@@ -32,7 +34,7 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
 
     Raises:
         `error`: too large, not UTF-8, not JSON, duplicate keys, a number that is not finite,
-            half a surrogate pair, or nested deeper than `MAX_DEPTH`.
+            half a surrogate pair, an endless integer, or nested deeper than `MAX_DEPTH`.
     """
     if len(data) > max_bytes:
         raise error(f"{where}: {len(data)} bytes, at most {max_bytes} are accepted")
@@ -52,11 +54,20 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
             raise ValueError(f"{digits[:40]} is out of range")
         return number
 
+    def bounded(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise ValueError(f"an integer of {len(digits)} digits")
+        return int(digits)
+
     try:
         text = data.decode("utf-8")
         _check_depth(text)
         value: Json = json.loads(
-            text, object_pairs_hook=pairs, parse_constant=constant, parse_float=finite
+            text,
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_float=finite,
+            parse_int=bounded,
         )
         if _SURROGATE.search(text):
             encode_json(value)  # Half a pair is no character: it could not be written again.
