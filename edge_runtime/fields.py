@@ -22,8 +22,8 @@ Json: TypeAlias = Union[  # noqa: UP007 - a quoted name cannot stand in `X | Y` 
 
 MAX_DEPTH = 32
 MAX_SENTENCE = 500
-MAX_DIGITS = 400
-"""Of an integer; a float of more is infinite anyway."""
+MAX_DIGITS = 1000
+"""Of an integer; more would be quadratic work, and no field takes a fraction of it."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 REQUIRED: Any = object()
 """Default of every getter: the key must be there."""
