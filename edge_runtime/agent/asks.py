@@ -1,8 +1,8 @@
 """Inference over MQTT: requests in, answers out, a bounded number of them under way.
 
 A request goes to `…/infer/<request>` and is answered on `…/infer/<request>/result`, or, on MQTT 5,
-on the response topic that it names. There is an answer for every request that can be understood
-so far as to know where an answer belongs, also where no bundle serves.
+on the response topic that it names. There is an answer for every request that reaches us, also
+where it is malformed, too large, or no bundle serves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.link import Link, Message
 from edge_runtime.messages.fleet import MAX_REQUEST_BYTES, InferRequest, InferResult, to_bytes
 from edge_runtime.messages.topics import DELIVERY, Topics
@@ -32,44 +32,61 @@ class _Return:
 
 
 class Asks:
-    """`ask` passes a question to whoever serves; False where nobody does."""
+    """`ask` passes a question to whoever serves; False where nobody does.
 
-    def __init__(
-        self, topics: Topics, device_id: str, link: Link, ask: Callable[[Ask], bool]
-    ) -> None:
+    `refuse` may be called from any thread, everything else from one.
+    """
+
+    def __init__(self, topics: Topics, link: Link, ask: Callable[[Ask], bool]) -> None:
         self._topics = topics
-        self._device_id = device_id
         self._link = link
         self._ask = ask
         self._ids = map(str, itertools.count())
         self._under_way: dict[str, _Return] = {}
 
-    def receive(self, request: str, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         """A message came to `…/infer/<request>`."""
-        topic = self._topics.infer_result(self._device_id, request)
-        if message.response_topic is not None:
-            if not self._allowed(message.response_topic):
-                log.warning("response topic refused", extra={"topic": message.response_topic})
-                return
-            topic = message.response_topic
-        back = _Return(topic, message.correlation)
-        if message.retain:
-            self._answer(back, InferResult(error="a request must not be retained"))
-            return
         try:
-            asked = InferRequest.from_bytes(message.payload)
+            texts = self._texts(message)
         except EdgeError as reason:
-            self._answer(back, InferResult(error=str(reason)))
-            return
-        if len(self._under_way) >= MAX_UNDER_WAY:
-            error = f"{MAX_UNDER_WAY} requests are under way already, try again soon"
-            self._answer(back, InferResult(error=error))
+            self.refuse(message, str(reason))
             return
         name = next(self._ids)
-        self._under_way[name] = back
-        if not self._ask(Ask(name, asked.texts)):
+        self._under_way[name] = self._return(message)
+        if not self._ask(Ask(name, texts)):
             del self._under_way[name]
-            self._answer(back, InferResult(error="no bundle serves on this device now"))
+            self.refuse(message, "no bundle serves on this device now")
+
+    def refuse(self, message: Message, why: str) -> None:
+        """Answer a request with one sentence."""
+        self._answer(self._return(message), InferResult(error=why))
+
+    def _texts(self, message: Message) -> tuple[str, ...]:
+        """What is asked. Raises EdgeError: nothing that is answered now."""
+        if self._topics.request_of(message.topic) is None:
+            name = message.topic.rpartition("/")[2]
+            raise InputError(
+                f"request name {name[:80]!r}: expected up to 64 letters, digits, '-' or '_'"
+            )
+        if message.retain:
+            raise InputError("a request must not be retained")
+        if message.response_topic is not None and not self._allowed(message.response_topic):
+            raise InputError(
+                f"response topic {message.response_topic[:200]!r} is not allowed: under "
+                f"{self._topics.prefix} only device/<id>/infer/<request>/result is"
+            )
+        asked = InferRequest.from_bytes(message.payload)
+        if not asked.texts:
+            raise InputError("infer request: texts has 0 entries, expected at least one")
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            raise InputError(f"{MAX_UNDER_WAY} requests are under way already, try again soon")
+        return asked.texts
+
+    def _return(self, message: Message) -> _Return:
+        topic = message.response_topic
+        if topic is None or not self._allowed(topic):
+            topic = message.topic + "/result"
+        return _Return(topic, message.correlation)
 
     def answered(self, answer: Answer) -> None:
         """The worker has answered, or is gone."""

@@ -21,11 +21,14 @@ from typing import Any
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Fields
 from edge_runtime.link import BrokerConfig
+from edge_runtime.messages.fleet import MAX_REQUEST_BYTES
 from edge_runtime.messages.topics import DEFAULT_PREFIX, DEVICE_ID, Topics
 from edge_runtime.profile import load_toml
 from edge_runtime.update.policy import Policy
 
 MAX_CONFIG_BYTES = 64 << 10
+MAX_PAYLOAD_BYTES = 2 * MAX_REQUEST_BYTES
+"""Accepted from the broker: a request that is a little too large is told so, not lost."""
 ENVIRONMENT = "EDGE_AGENT_"
 TRUST_IS_MISSING = (
     "trust is missing: bundles are not signed yet (that comes with a later version), so whoever "
@@ -249,7 +252,7 @@ def _broker(section: _Section, folder: Path, faults: list[str]) -> BrokerConfig 
     if not url:
         return None
     try:
-        return BrokerConfig.parse(
+        config = BrokerConfig.parse(
             url,
             username=section.text("username"),
             password_file=section.path("password_file", folder),
@@ -258,6 +261,7 @@ def _broker(section: _Section, folder: Path, faults: list[str]) -> BrokerConfig 
             key_file=section.path("key", folder),
             version=section.text("version", "auto"),
         )
+        return dataclasses.replace(config, max_payload_bytes=MAX_PAYLOAD_BYTES)
     except InputError as error:
         faults.append(f"{section.where}: {error}")
         return None

@@ -1,4 +1,8 @@
-"""How other threads reach the supervisor's one: a queue, and a descriptor that its loop watches."""
+"""How other threads reach the supervisor's one: a queue, and a descriptor that its loop watches.
+
+The loop may be busy for seconds, while a large bundle is verified. What strangers may send without
+end is bounded meanwhile, in number and in bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Callable, Iterator
 from edge_runtime.link.waker import Waker
 
 MAX_REQUESTS = 128
+MAX_INBOX_BYTES = 8 << 20
 
 
 class Inbox:
@@ -17,23 +22,40 @@ class Inbox:
     def __init__(self) -> None:
         self._waker = Waker()
         self._lock = threading.Lock()
-        self._calls: deque[tuple[Callable[[], None], bool]] = deque()
+        self._calls: deque[tuple[Callable[[], None], int]] = deque()
+        self._latest: dict[str, Callable[[], None]] = {}
         self._requests = 0
+        self._request_bytes = 0
 
     def fileno(self) -> int:
         """For a selector."""
         return self._waker.fileno()
 
-    def put(self, call: Callable[[], None], *, request: bool = False) -> bool:
-        """Queue `call`; False where as many calls of strangers (`request`) wait as may."""
+    def put(self, call: Callable[[], None], *, request_bytes: int = 0) -> bool:
+        """Queue `call`; False where as many requests (they have `request_bytes`) wait as may."""
         with self._lock:
-            if request:
-                if self._requests >= MAX_REQUESTS:
+            if request_bytes:
+                waiting_bytes = self._request_bytes + request_bytes
+                if self._requests >= MAX_REQUESTS or waiting_bytes > MAX_INBOX_BYTES:
                     return False
                 self._requests += 1
-            self._calls.append((call, request))
+                self._request_bytes = waiting_bytes
+            self._calls.append((call, request_bytes))
         self._waker.set()
         return True
+
+    def put_latest(self, name: str, call: Callable[[], None]) -> None:
+        """Queue `call` in the place of one of that name that still waits: only the last counts."""
+        with self._lock:
+            waits = name in self._latest
+            self._latest[name] = call
+        if not waits:
+            self.put(lambda: self._call_latest(name))
+
+    def _call_latest(self, name: str) -> None:
+        with self._lock:
+            call = self._latest.pop(name)
+        call()
 
     def take(self) -> Iterator[Callable[[], None]]:
         """Everything that waits."""
@@ -42,8 +64,9 @@ class Inbox:
             with self._lock:
                 if not self._calls:
                     return
-                call, request = self._calls.popleft()
-                self._requests -= request
+                call, request_bytes = self._calls.popleft()
+                self._requests -= request_bytes > 0
+                self._request_bytes -= request_bytes
             yield call
 
     def close(self) -> None:

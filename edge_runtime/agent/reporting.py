@@ -29,21 +29,25 @@ BATCH_S = 0.2
 class Reporting:
     """Of one life of the agent. Without a link, nothing leaves and nothing is kept.
 
+    Args:
+        profile: the name in the profile, which bundles are made for; not where its file stands.
+
     Raises:
         DeviceError: the folder of what waits cannot be used.
     """
 
-    def __init__(self, config: AgentConfig, version: str, now_s: float) -> None:
+    def __init__(self, config: AgentConfig, profile: str, version: str, now_s: float) -> None:
         self.boot_id = new_boot_id()
         self.link: Link | None = None
         self._device_id = config.device_id
         self._topics = Topics(config.prefix)
-        self._profile = config.profile
+        self._profile = profile
         self._version = version
         self._connected = False
         self._events = 0
         self._batch_s = now_s
         self._reported: Reported | None = None
+        self._untold: set[str] = set()
         self._reporter = Reporter(
             self.boot_id, started_s=now_s, interval_s=config.telemetry.interval_s
         )
@@ -71,10 +75,8 @@ class Reporting:
     def connected(self, yes: bool) -> None:
         """The link came up or went down."""
         self._connected = yes
-        if yes:
-            self._publish("online", to_bytes(Online(True, self.boot_id)))
-            if self._reported is not None:
-                self._publish("reported", to_bytes(self._reported))
+        self._untold = {"online", "reported"}
+        self._tell()
 
     def report(self, status: Status, accelerator: Accelerator | None) -> None:
         """Say what the device does, unless that was said last."""
@@ -96,7 +98,21 @@ class Reporting:
         )
         if reported != self._reported:
             self._reported = reported
-            self._publish("reported", to_bytes(reported))
+            self._untold.add("reported")
+            self._tell()
+
+    def _tell(self) -> None:
+        """What the link has no room for now is told later: the fleet steers by it."""
+        if not self._connected:
+            return
+        messages: dict[str, Online | Reported | None] = {
+            "online": Online(True, self.boot_id),
+            "reported": self._reported,
+        }
+        for what in sorted(self._untold):
+            message = messages[what]
+            if message is None or self._publish(what, to_bytes(message)):
+                self._untold.discard(what)
 
     def event(self, kind: str, text: str, details: Mapping[str, Json]) -> None:
         """Say, once, that something happened."""
@@ -116,6 +132,7 @@ class Reporting:
         if self.link is None:
             return None
         self._empty_spools(now_s)
+        self._tell()
         active = self._reported.active if self._reported else None
         accelerator = self._reported.accelerator if self._reported else None
         bundle = active if accelerator else None
@@ -130,6 +147,8 @@ class Reporting:
             )
             self._keep_or_publish("telemetry", to_bytes(message))
         due_s = now_s + self._reporter.wait_s(now_s, bundle, accelerator)
+        if self._connected and self._untold:
+            due_s = min(due_s, now_s + BATCH_S)
         waiting = self._connected and any(self._spools.values())
         return min(due_s, self._batch_s) if waiting else due_s
 

@@ -81,15 +81,13 @@ class Supervisor:
         )
         self._workers = Workers(order, self._listener, self._selector, self)
         self._driver = Driver(config.state_dir, self._profile, self, self, config.update)
-        self._reporting = Reporting(config, version, now_s)
+        self._reporting = Reporting(config, self._profile.name, version, now_s)
         self._asks: Asks | None = None
         if connector is not None:
             self._reporting.link = connector(
                 config.device_id, self._on_message, self._on_connection, will=self._reporting.will
             )
-            self._asks = Asks(
-                self._topics, config.device_id, self._reporting.link, self._workers.ask
-            )
+            self._asks = Asks(self._topics, self._reporting.link, self._workers.ask)
 
     @property
     def port(self) -> int:
@@ -236,35 +234,35 @@ class Supervisor:
     # From the broker, on its thread.
 
     def _on_message(self, message: Message) -> None:
-        request = self._topics.request_of(message.topic)
-        if request is None:
-            self._inbox.put(lambda: self._receive(message))
-        elif not self._inbox.put(lambda: self._ask(request, message), request=True):
-            log.warning("request dropped, too many are waiting", extra={"request": request})
+        digest = self._topics.chunk_of(message.topic)
+        _, what = self._topics.device_of(message.topic) or ("", "")
+        if digest is not None:
+            self._inbox.put(lambda: self._chunk(digest, message.payload))
+        elif not message.payload or self._asks is None:
+            return  # Empty is how a retained message is deleted.
+        elif what == "desired":
+            self._inbox.put_latest(what, lambda: self._desired(message.payload))
+        elif not self._inbox.put(lambda: self._ask(message), request_bytes=len(message.payload)):
+            self._asks.refuse(message, "too many requests wait already, try again soon")
 
-    def _on_connection(self, connected: bool, reason: str) -> None:
-        self._inbox.put(lambda: self._connected(connected, reason))
+    def _on_connection(self, connected: bool, _reason: str) -> None:
+        self._inbox.put(lambda: self._connected(connected))
 
     # The same, on ours.
 
-    def _connected(self, connected: bool, reason: str) -> None:
-        log.info("broker %s", "connected" if connected else "lost", extra={"reason": reason})
+    def _connected(self, connected: bool) -> None:
         self._reporting.connected(connected)
         self._driver.connected(connected, time.monotonic())
 
-    def _receive(self, message: Message) -> None:
-        digest = self._topics.chunk_of(message.topic)
-        if digest is not None:
-            self._driver.chunk(digest, message.payload, time.monotonic())
-        elif message.topic == self._topics.device(self.config.device_id, "desired"):
-            if message.payload:  # Empty is how a retained message is deleted.
-                self._driver.desired(message.payload, time.monotonic())
-        else:
-            log.warning("message on an unexpected topic", extra={"topic": message.topic[:200]})
+    def _chunk(self, sha256: str, data: bytes) -> None:
+        self._driver.chunk(sha256, data, time.monotonic())
 
-    def _ask(self, request: str, message: Message) -> None:
-        if self._asks is not None and message.payload:
-            self._asks.receive(request, message)
+    def _desired(self, payload: bytes) -> None:
+        self._driver.desired(payload, time.monotonic())
+
+    def _ask(self, message: Message) -> None:
+        if self._asks is not None:
+            self._asks.receive(message)
 
     # The driver's transport and host.
 

@@ -37,6 +37,8 @@ MAX_TOPICS_PER_SUBSCRIBE = 8
 """What the strictest cloud broker takes in one packet."""
 PACKET_SLACK = 4
 """A packet of this many times `max_payload_bytes` costs the broker its connection."""
+READ_BYTES = 64 << 10
+"""Asked of the socket at a time; the library would make a buffer for all that a packet claims."""
 UNSUPPORTED_VERSION = 132
 """CONNACK reason "Unsupported protocol version"."""
 MAX_SLEEP_S = 10.0
@@ -142,12 +144,36 @@ class MqttLink(Session):
         self.waker.close()
 
 
+class _Client(Client):
+    """Gives up on a packet that would fill our memory, before it has arrived.
+
+    The library has no bound of its own, and no public name for a packet half read. It may read
+    the length of one and all of its content in a single call, so the bound belongs where it asks
+    the socket for more.
+    """
+
+    max_packet_bytes = 0
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        self.check_packet()
+        return super()._sock_recv(min(bufsize, READ_BYTES))
+
+    def check_packet(self) -> None:
+        """Raises OSError: the packet that is being read is too large."""
+        size = getattr(self, "_in_packet", {}).get("remaining_length", 0)
+        if size > self.max_packet_bytes:
+            raise OSError(
+                f"broker sent a packet of {size} bytes, at most {self.max_packet_bytes} are "
+                "accepted"
+            )
+
+
 class _Connection:
     """One TCP connection: a library client and the loop that drives it."""
 
     def __init__(self, link: MqttLink, *, mqtt5: bool) -> None:
         self._link = link
-        self._client = Client(
+        self._client = _Client(
             CallbackAPIVersion.VERSION2,
             client_id=link.client_id,
             clean_session=None if mqtt5 else True,
@@ -185,6 +211,7 @@ class _Connection:
     def _prepare(self) -> None:
         link, client = self._link, self._client
         client.connect_timeout = link.config.connect_timeout_s
+        client.max_packet_bytes = link.config.max_payload_bytes * PACKET_SLACK
         client.max_inflight_messages = 0  # The outbox counts; the library need not.
         if link.config.username is not None:
             client.username_pw_set(link.config.username, link.config.password)
@@ -206,7 +233,7 @@ class _Connection:
         properties = None
         if self.mqtt5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.MaximumPacketSize = config.max_payload_bytes * PACKET_SLACK
+            properties.MaximumPacketSize = self._client.max_packet_bytes
         self._client.connect(
             config.host, config.port, keepalive=config.keepalive_s, properties=properties
         )
@@ -258,20 +285,10 @@ class _Connection:
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         if pending or events & ~select.POLLOUT:
             code = client.loop_read()
-            self._check_packet_size()
+            client.check_packet()  # The library says only that the connection is lost.
         if not code and events & select.POLLOUT:
             code = client.loop_write()
         return code or client.loop_misc()
-
-    def _check_packet_size(self) -> None:
-        """Give up on a packet that would fill our memory, before it has arrived.
-
-        The library has no bound of its own, and no public name for a packet half read.
-        """
-        size = getattr(self._client, "_in_packet", {}).get("remaining_length", 0)
-        limit = self._link.config.max_payload_bytes * PACKET_SLACK
-        if size > limit:
-            raise OSError(f"broker sent a packet of {size} bytes, at most {limit} are accepted")
 
     def _tell_wishes(self) -> None:
         while (wish := self._link.next_wish()) is not None:

@@ -1,6 +1,7 @@
 """A fleet in memory: drivers on the in-memory broker, hosts without workers, an operator, a clock.
 
-Nothing moves until `Fleet.settle` (messages and answers, no time) or `Fleet.pass_time`. A device's
+A device drives its update and reports with the agent's own code; only its workers are fake. Nothing
+moves until `Fleet.settle` (messages and answers, no time) or `Fleet.pass_time`. A device's
 host self-tests by verifying every byte, and keeps book of what served when.
 """
 
@@ -12,6 +13,8 @@ from pathlib import Path
 from random import Random
 from zlib import crc32
 
+from edge_runtime.agent.config import AgentConfig, TelemetryConfig
+from edge_runtime.agent.reporting import Reporting
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.files import FileEntry
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
@@ -19,9 +22,9 @@ from edge_runtime.bundle.store import ChunkStore, StoreReader
 from edge_runtime.bundle.verify import verify
 from edge_runtime.errors import EdgeError
 from edge_runtime.fields import Json
-from edge_runtime.link.base import Message
+from edge_runtime.link import BrokerConfig, Message
 from edge_runtime.link.memory import MemoryBroker
-from edge_runtime.messages.fleet import Desired, Release
+from edge_runtime.messages.fleet import Accelerator, Desired, Release
 from edge_runtime.messages.topics import DELIVERY, Topics
 from edge_runtime.profile import load_profile
 from edge_runtime.update.driver import Driver, Status
@@ -30,6 +33,8 @@ from tests.fakes import bundles
 
 TOPICS = Topics()
 PROFILE = load_profile("generic-x86_64")
+ENGINE = Accelerator("fake", "CPU", "CPU")
+REPORT_S = 600.0
 QUICK = Policy(trial_s=60.0, chunk_timeout_s=10.0, chunk_tries=3, wait_s=30.0)
 
 
@@ -80,13 +85,25 @@ class FakeHost:
     def __init__(self, state: Path, flaws: Flaws) -> None:
         self._state = state
         self._flaws = flaws
+        self._serving: str | None = None
         self.driver: Driver
-        self.serving: str | None = None
+        self.reporting: Reporting | None = None
+        self.served: list[str | None] = []
         self.candidate: str | None = None
         self.answers: list[Callable[[float], None]] = []
         self.calls = Calls()
         self.events: list[tuple[str, str]] = []
         self.statuses: list[Status] = []
+
+    @property
+    def serving(self) -> str | None:
+        """What serves now; `served` is everything that did, None where nothing did."""
+        return self._serving
+
+    @serving.setter
+    def serving(self, manifest_sha256: str | None) -> None:
+        self._serving = manifest_sha256
+        self.served.append(manifest_sha256)
 
     def start_active(self, manifest_sha256: str) -> None:
         self.calls.append("start_active")
@@ -116,7 +133,8 @@ class FakeHost:
             self.answers.append(lambda now_s: self.driver.failed("died in the swap", now_s))
             return
         self.serving, self.candidate = self.candidate, None
-        self.answers.append(lambda now_s: self.driver.activated(now_s))
+        if self.serving not in self._flaws.never_drain:
+            self.answers.append(lambda now_s: self.driver.activated(now_s))
 
     def stop_candidate(self) -> None:
         self.calls.append("stop_candidate")
@@ -128,9 +146,13 @@ class FakeHost:
 
     def report(self, status: Status) -> None:
         self.statuses.append(status)
+        if self.reporting is not None:
+            self.reporting.report(status, ENGINE if self.serving else None)
 
     def event(self, kind: str, text: str, details: Mapping[str, Json]) -> None:
         self.events.append((kind, text))
+        if self.reporting is not None:
+            self.reporting.event(kind, text, details)
 
     def kinds(self) -> list[str]:
         """Kinds of the events so far."""
@@ -160,12 +182,16 @@ class Calls(list[str]):
 
 
 class Flaws:
-    """Digests that fail their self-test, hang in it, or die in the swap, on one device."""
+    """Digests that fail their self-test, hang in it or die in the swap, on one device.
+
+    Those in `never_drain` serve after the swap, but the worker before them does not end.
+    """
 
     def __init__(self) -> None:
         self.fail: set[str] = set()
         self.hang: set[str] = set()
         self.die_in_swap: set[str] = set()
+        self.never_drain: set[str] = set()
 
 
 class Device:
@@ -186,8 +212,20 @@ class Device:
         """Power on."""
         self._inbox: list[Callable[[float], None]] = []
         self.wanted: set[str] = set()
+        config = AgentConfig(
+            device_id=self.name,
+            profile=PROFILE.name,
+            state_dir=self.state,
+            trust="none",
+            broker=BrokerConfig("memory", 1883),
+            telemetry=TelemetryConfig(interval_s=REPORT_S),
+        )
+        self.reporting = Reporting(config, PROFILE.name, "0", self.fleet.now_s)
         self.host = FakeHost(self.state, self.flaws)
-        self.link = self.fleet.broker.link(self.name, self._on_message, self._on_connection)
+        self.link = self.fleet.broker.link(
+            self.name, self._on_message, self._on_connection, will=self.reporting.will
+        )
+        self.reporting.link = self.link
         self.driver = Driver(
             self.state,
             PROFILE,
@@ -198,6 +236,7 @@ class Device:
             lambda _folder: self.free_bytes,
         )
         self.host.driver = self.driver
+        self.host.reporting = self.reporting
         self.link.subscribe([TOPICS.device(self.name, "desired")])
         self.link.start()
         self.alive = True
@@ -239,6 +278,11 @@ class Device:
         self.wanted -= set(digests)
         self.link.unsubscribe([TOPICS.chunk(digest) for digest in digests])
 
+    def tick(self, now_s: float) -> float:
+        """Do what is due; when to call again at the latest."""
+        due = (self.driver.tick(now_s), self.reporting.tick(now_s, {}))
+        return min(due_s for due_s in due if due_s is not None)
+
     def work(self) -> bool:
         """Hand the driver what has arrived; whether there was anything."""
         if not self.alive:
@@ -258,7 +302,11 @@ class Device:
             self._inbox.append(lambda now_s: self.driver.desired(data, now_s))
 
     def _on_connection(self, connected: bool, _reason: str) -> None:
-        self._inbox.append(lambda now_s: self.driver.connected(connected, now_s))
+        self._inbox.append(lambda now_s: self._connected(connected, now_s))
+
+    def _connected(self, connected: bool, now_s: float) -> None:
+        self.reporting.connected(connected)
+        self.driver.connected(connected, now_s)
 
 
 class Fleet:
@@ -307,15 +355,11 @@ class Fleet:
         raise RuntimeError("the fleet never comes to rest")
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass; every driver is ticked when it asked to be."""
+        """Let time pass; every device is ticked when it asked to be."""
         end_s = self.now_s + seconds
         self.settle()
         while True:
-            due = [
-                deadline
-                for device in self.devices
-                if device.alive and (deadline := device.driver.tick(self.now_s)) is not None
-            ]
+            due = [device.tick(self.now_s) for device in self.devices if device.alive]
             if self.settle():
                 continue
             if self.now_s >= end_s:

@@ -29,17 +29,6 @@ def device(fleet: Fleet) -> Device:
     return device
 
 
-def test_a_failing_self_test_leaves_the_old_bundle_serving(fleet: Fleet, device: Device) -> None:
-    device.flaws.fail.add(V2.digest)
-    fleet.deploy(device, V2)
-    fleet.settle()
-    assert device.serving == V1.digest
-    assert device.host.calls.count("start_active") == 0
-    assert device.status.state == "idle"
-    assert device.status.refused[0].manifest_sha256 == V2.digest
-    assert "cosine 0.07" in device.status.reason
-
-
 def test_a_refused_bundle_is_not_tried_again_until_the_operator_says_so(
     fleet: Fleet, device: Device
 ) -> None:
@@ -101,37 +90,6 @@ def test_a_candidate_that_dies_in_the_swap_is_refused(fleet: Fleet, device: Devi
     fleet.settle()
     assert device.serving == V1.digest
     assert device.status.refused[0].manifest_sha256 == V2.digest
-
-
-def test_a_crash_within_the_trial_rolls_back(fleet: Fleet, device: Device) -> None:
-    fleet.deploy(device, V2)
-    fleet.settle()
-    fleet.pass_time(QUICK.trial_s / 2)
-    device.crash()
-    fleet.settle()
-    assert device.serving == V1.digest
-    assert device.status.active == V1.release.ref
-    assert device.status.previous is None
-    assert device.status.refused[0].manifest_sha256 == V2.digest
-    assert "signal 11" in device.status.reason
-    assert "rolled-back" in device.host.kinds()
-    fleet.pass_time(7200)
-    assert device.serving == V1.digest
-
-
-def serving(device: Device) -> str | None:
-    """A call, so that a type checker forgets what it knew."""
-    return device.serving
-
-
-def test_a_crash_after_the_trial_is_only_a_restart(fleet: Fleet, device: Device) -> None:
-    fleet.deploy(device, V2)
-    fleet.pass_time(QUICK.trial_s + 1)
-    device.crash()
-    assert serving(device) is None
-    fleet.pass_time(5)
-    assert device.serving == V2.digest
-    assert device.status.refused == ()
 
 
 def test_an_active_bundle_that_keeps_crashing_gives_way_to_the_previous(

@@ -54,21 +54,6 @@ def test_only_missing_chunks_cross_the_wire(fleet: Fleet) -> None:
     assert new < 0.35 * V2.manifest.size_bytes
 
 
-def test_an_offline_device_catches_up_with_the_last_desired_state_only(fleet: Fleet) -> None:
-    device = fleet.add("a")
-    fleet.update(device, V1)
-    fleet.broker.go_offline()
-    fleet.pass_time(3600)
-    fleet.broker.go_online()
-    fleet.publish(V2)
-    fleet.publish(V3)
-    fleet.deploy(device, V2)
-    fleet.deploy(device, V3)
-    fleet.settle()
-    assert device.serving == V3.digest
-    assert device.host.kinds().count("bundle-activated") == 2
-
-
 def test_repeating_a_desired_state_changes_nothing(fleet: Fleet) -> None:
     device = fleet.add("a")
     fleet.publish(V1)
@@ -93,15 +78,6 @@ def test_a_new_revision_of_the_same_bundle_is_only_reported(fleet: Fleet) -> Non
     fleet.settle()
     assert device.status.revision == 2
     assert len(device.host.calls) == calls
-
-
-def test_a_desired_state_that_is_no_json_is_told_and_ignored(fleet: Fleet) -> None:
-    device = fleet.add("a")
-    fleet.update(device, V1)
-    fleet.put(TOPICS.device("a", "desired"), b"{]")
-    fleet.settle()
-    assert device.host.kinds()[-1] == "desired-invalid"
-    assert device.serving == V1.digest
 
 
 def half_fetched(fleet: Fleet) -> None:
@@ -145,21 +121,6 @@ def test_chunks_published_late_are_taken_as_they_come(fleet: Fleet) -> None:
     fleet.publish(V3)
     fleet.settle()
     assert fleet.devices[0].serving == V3.digest
-
-
-def test_chunks_fetched_before_a_power_cut_are_not_fetched_again(fleet: Fleet) -> None:
-    half_fetched(fleet)
-    device = fleet.devices[0]
-    had = sum(1 for _ in (device.state / "chunks").glob("*/*"))
-    device.reboot()
-    fleet.settle()
-    assert device.serving == V1.digest
-    before = fleet.broker.delivered["a"]
-    fleet.publish(V3)
-    fleet.settle()
-    assert device.serving == V3.digest
-    new = sum(1 for _ in (device.state / "chunks").glob("*/*")) - had
-    assert fleet.broker.delivered["a"] - before == new
 
 
 def test_a_chunk_that_nobody_has_stalls_the_update_and_not_the_device(fleet: Fleet) -> None:
@@ -211,19 +172,6 @@ def test_an_update_survives_a_broker_that_harms_chunks(fleet: Fleet, effect: obj
     assert device.status.fetched_bytes == sum(len(data) for data in V1.chunks.values())
 
 
-def test_a_chunk_that_stays_spoiled_is_never_installed(fleet: Fleet) -> None:
-    device = fleet.add("a")
-    fleet.broker.faults.append(
-        Fault(corrupt, TOPICS.chunk(V1.manifest.files[0].chunks[0].sha256), 99)
-    )
-    fleet.publish(V1)
-    fleet.deploy(device, V1)
-    fleet.pass_time(600)
-    assert "update-stalled" in device.host.kinds()
-    assert "spoiled" in device.status.reason
-    assert device.serving is None
-
-
 def test_the_queue_of_the_broker_is_never_filled(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, queue_limit=QUICK.window + 1)  # and the desired state
     device = fleet.add("a")
@@ -262,29 +210,6 @@ def test_what_only_an_older_bundle_needed_is_removed_once_the_new_one_is_good(
     }
     assert held == needed
     assert len(list((device.state / "manifests").iterdir())) == 2
-
-
-def test_going_back_to_the_previous_bundle_fetches_nothing(fleet: Fleet) -> None:
-    device = fleet.add("a")
-    fleet.update(device, V1)
-    fleet.update(device, V3)
-    fleet.deploy(device, V1)
-    fleet.settle()
-    assert device.serving == V1.digest
-    assert device.status.fetched_bytes == 0
-
-
-def test_a_bundle_for_another_profile_is_refused_with_the_reason(fleet: Fleet) -> None:
-    device = fleet.add("a")
-    fleet.update(device, V1)
-    other = bundle("2.0.0", profile="raspberry-pi-5")
-    fleet.publish(other)
-    fleet.deploy(device, other)
-    fleet.settle()
-    assert device.serving == V1.digest
-    assert "made for profile raspberry-pi-5" in device.status.reason
-    assert device.status.refused[-1].manifest_sha256 == other.digest
-    assert device.status.fetched_bytes < len(other.bytes) + 1
 
 
 def test_a_manifest_that_is_not_the_desired_one_is_refused(fleet: Fleet) -> None:

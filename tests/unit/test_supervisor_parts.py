@@ -16,16 +16,25 @@ import pytest
 from edge_runtime.agent.asks import MAX_UNDER_WAY, Asks
 from edge_runtime.agent.channel import MAX_WAITING_BYTES, Channel, ChannelClosed
 from edge_runtime.agent.config import AgentConfig, TelemetryConfig
-from edge_runtime.agent.inbox import MAX_REQUESTS, Inbox
+from edge_runtime.agent.inbox import MAX_INBOX_BYTES, MAX_REQUESTS, Inbox
 from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.logs import Line
 from edge_runtime.agent.notify import Notifier, passed_sockets
 from edge_runtime.agent.reporting import Reporting
 from edge_runtime.errors import InputError
 from edge_runtime.link import BrokerConfig, Message
-from edge_runtime.messages.fleet import Event, InferRequest, InferResult, Telemetry, to_bytes
+from edge_runtime.messages.fleet import (
+    Event,
+    InferRequest,
+    InferResult,
+    Online,
+    Reported,
+    Telemetry,
+    to_bytes,
+)
 from edge_runtime.messages.topics import Topics
 from edge_runtime.messages.worker import Answer, Ask, Connection, Drain, Serve, to_frame
+from edge_runtime.update.driver import Status
 
 TOPICS = Topics()
 
@@ -159,12 +168,28 @@ def test_calls_from_other_threads_arrive_in_order_and_strangers_are_bounded() ->
     thread = threading.Thread(target=put_three)
     thread.start()
     thread.join()
-    taken = [inbox.put(lambda: seen.append(9), request=True) for _ in range(MAX_REQUESTS + 1)]
+    taken = [inbox.put(lambda: seen.append(9), request_bytes=1) for _ in range(MAX_REQUESTS + 1)]
     assert taken == [True] * MAX_REQUESTS + [False]
     for call in inbox.take():
         call()
     assert seen == [0, 1, 2] + [9] * MAX_REQUESTS
-    assert inbox.put(lambda: None, request=True)
+    assert inbox.put(lambda: None, request_bytes=MAX_INBOX_BYTES)
+    assert not inbox.put(lambda: None, request_bytes=1)
+    inbox.close()
+
+
+def test_of_calls_with_one_name_only_the_latest_is_made() -> None:
+    inbox = Inbox()
+    seen: list[int] = []
+    for number in range(3):
+        inbox.put_latest("desired", partial(seen.append, number))
+        inbox.put(partial(seen.append, 10 + number))
+    for call in inbox.take():
+        call()
+    inbox.put_latest("desired", partial(seen.append, 3))
+    for call in inbox.take():
+        call()
+    assert seen == [2, 10, 11, 12, 3]
     inbox.close()
 
 
@@ -199,7 +224,7 @@ def asks(link: FakeLink, *, serving: bool = True) -> tuple[Asks, list[Ask]]:
         asked.append(question)
         return serving
 
-    return Asks(TOPICS, "d", link, ask), asked  # type: ignore[arg-type]
+    return Asks(TOPICS, link, ask), asked  # type: ignore[arg-type]
 
 
 def request(**changed: Any) -> Message:
@@ -210,8 +235,8 @@ def request(**changed: Any) -> Message:
 def test_an_answer_goes_to_the_request_s_result_or_to_its_response_topic() -> None:
     link = FakeLink()
     made, asked = asks(link)
-    made.receive("r1", request())
-    made.receive("r1", request(response_topic="my/answers", correlation=b"7"))
+    made.receive(request())
+    made.receive(request(response_topic="my/answers", correlation=b"7"))
     for question in asked:
         made.answered(Answer(question.id, ({"label": "mail"},)))
     made.answered(Answer(asked[0].id, ({"label": "again"},)))
@@ -225,27 +250,33 @@ def test_an_answer_goes_to_the_request_s_result_or_to_its_response_topic() -> No
 def test_no_request_makes_a_device_steer_the_fleet(topic: str) -> None:
     link = FakeLink()
     made, asked = asks(link)
-    made.receive("r1", request(response_topic=f"{TOPICS.prefix}/{topic}"))
-    assert (link.sent, asked) == ([], [])
+    made.receive(request(response_topic=f"{TOPICS.prefix}/{topic}"))
+    ((answered_on, result),) = link.results()
+    assert answered_on == TOPICS.infer_result("d", "r1")
+    assert "response topic" in result.error
+    assert asked == []
 
 
 def test_every_request_that_cannot_be_served_gets_an_error() -> None:
     link = FakeLink()
     made, _ = asks(link, serving=False)
-    made.receive("r1", request())
-    made.receive("r1", request(payload=b"{"))
-    made.receive("r1", request(retain=True))
+    made.receive(request())
+    made.receive(request(payload=b"{"))
+    made.receive(request(retain=True))
+    made.receive(request(payload=to_bytes(InferRequest(()))))
+    made.receive(Message(f"{TOPICS.prefix}/device/d/infer/bad.name", b"{}"))
     errors = [result.error for _, result in link.results()]
-    assert len(errors) == 3
-    for part, error in zip(("no bundle", "not valid JSON", "retained"), errors, strict=True):
+    parts = ("no bundle", "not valid JSON", "retained", "0 entries", "request name 'bad.name'")
+    for part, error in zip(parts, errors, strict=True):
         assert part in error
+    assert link.sent[-1][0].endswith("/infer/bad.name/result")
 
 
 def test_requests_under_way_are_bounded() -> None:
     link = FakeLink()
     made, asked = asks(link)
     for _ in range(MAX_UNDER_WAY + 1):
-        made.receive("r1", request())
+        made.receive(request())
     assert len(asked) == MAX_UNDER_WAY
     assert "under way" in link.results()[0][1].error
 
@@ -259,7 +290,7 @@ def reporting(tmp_path: Path) -> tuple[Reporting, FakeLink]:
         broker=BrokerConfig("b", 1883),
         telemetry=TelemetryConfig(interval_s=10.0),
     )
-    made, link = Reporting(config, "1", 100.0), FakeLink()
+    made, link = Reporting(config, "generic-x86_64", "1", 100.0), FakeLink()
     made.link = link  # type: ignore[assignment]
     return made, link
 
@@ -290,6 +321,22 @@ def test_what_the_link_refuses_is_kept(tmp_path: Path) -> None:
     link.full = False
     made.tick(200.0, {})
     assert any(b'"kept"' in payload for _, payload in link.sent)
+
+
+def test_a_report_that_the_link_refuses_is_told_later(tmp_path: Path) -> None:
+    made, link = reporting(tmp_path)
+    link.full = True
+    made.connected(True)
+    status = Status(1, "idle", None, None, (), None, 0, 0.0, "")
+    made.report(status, None)
+    assert made.tick(200.0, {}) == pytest.approx(200.0, abs=1.0)
+    link.full = False
+    made.tick(201.0, {})
+    made.tick(202.0, {})
+    reported = [p for topic, p in link.sent if topic.endswith("/reported")]
+    online = [p for topic, p in link.sent if topic.endswith("/online")]
+    assert [Reported.from_bytes(payload).revision for payload in reported] == [1]
+    assert [Online.from_bytes(payload).online for payload in online] == [True]
 
 
 def test_a_log_line_has_stable_keys_and_stays_one_line() -> None:
