@@ -1,6 +1,7 @@
 """Results of expensive passes, by the digest of all that they depend on.
 
-A key is built from inputs' digests, the pass's configuration and the versions of its tools; an
+A key is built from inputs' digests, the pass's configuration and the versions of its tools; each
+release of ours has a folder of its own, because a pass may do its work otherwise in the next. An
 entry is a folder that appears whole or not at all. Deleting the cache loses time, nothing else.
 """
 
@@ -44,10 +45,10 @@ def tool_versions(*packages: str) -> dict[str, str]:
 
 
 class Cache:
-    """Entries under one folder, `<stage>/<key>`. Two processes may share it."""
+    """Entries under one folder, `<release>/<stage>/<key>`. Two processes may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder / tool_versions("edge-runtime")["edge-runtime"]
 
     def folder(self, stage: str, parts: dict[str, object], make: Callable[[Path], None]) -> Path:
         """The folder for `stage` and `parts`, filled by `make` unless it is there already.
@@ -55,35 +56,39 @@ class Cache:
         Raises:
             DeviceError: the cache cannot be written.
         """
-        described = json.dumps(parts, sort_keys=True, default=_plain)
-        key = hashlib.sha256(described.encode()).hexdigest()[:32]
-        entry = self._folder / stage / key
+        described, entry = self._entry(stage, parts)
         if (entry / MARK).is_file():
-            log.info("cached", extra={"stage": stage, "key": key})
+            log.info("cached", extra={"stage": stage, "key": entry.name})
             return entry
         try:
             entry.parent.mkdir(parents=True, exist_ok=True)
-            made = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=entry.parent))
+            made = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
         except OSError as reason:
             raise DeviceError(f"cache {self._folder}: {reason.strerror}") from None
         try:
             make(made)
-            (made / MARK).write_text(described + "\n")
-            made.chmod(0o755)
-            _appear(made, entry)
+            _finish(made, entry, described)
+        except OSError as reason:
+            raise DeviceError(f"cache {self._folder}, {stage}: {reason}") from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
         return entry
 
     def holds(self, stage: str, parts: dict[str, object]) -> bool:
         """Whether `folder` would return at once."""
+        return (self._entry(stage, parts)[1] / MARK).is_file()
+
+    def _entry(self, stage: str, parts: dict[str, object]) -> tuple[str, Path]:
+        """What the key is made of, and the entry's folder."""
         described = json.dumps(parts, sort_keys=True, default=_plain)
         key = hashlib.sha256(described.encode()).hexdigest()[:32]
-        return (self._folder / stage / key / MARK).is_file()
+        return described, self._folder / stage / key
 
 
-def _appear(made: Path, entry: Path) -> None:
-    """Rename `made` to `entry`; whoever was there first is as good."""
+def _finish(made: Path, entry: Path, described: str) -> None:
+    """Mark `made` as whole and rename it to `entry`; whoever was there first is as good."""
+    (made / MARK).write_text(described + "\n")
+    made.chmod(0o755)
     try:
         made.rename(entry)
     except OSError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,11 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EdgeError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return exit_code(error)
+    except ModuleNotFoundError as reason:
+        print(
+            f"{PROG}: {reason.name} is not installed; converting needs edge-runtime[convert]",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; finished passes stay in the cache", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read our output has enough. Python would complain again while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
@@ -169,5 +177,11 @@ def _profiles(arguments: argparse.Namespace) -> int:
 
 VERBS = {"run": _run, "inspect": _inspect, "verify": _verify, "profiles": _profiles}
 
-if __name__ == "__main__":
+
+def entry() -> None:
+    """Console command."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -53,7 +53,7 @@ class Dataset:
 
     train: Rows | None
     calibration: Rows
-    test: Rows | None
+    test: Rows
     classes: tuple[str, ...]
 
     def targets(self, rows: Rows) -> list[int]:
@@ -70,15 +70,13 @@ def load_dataset(config: DataConfig, task: str) -> Dataset:
             the test set is never trained, or calibration and test overlap.
     """
     labelled = config.label if task == "text-classification" else None
-    if config.calibration is None:
-        raise RuntimeError("a recipe without calibration data is refused when it is read")
+    if config.calibration is None or config.test is None:
+        raise RuntimeError("a recipe without calibration or test data is refused when it is read")
     train = read_rows(config.train, config.text, labelled) if config.train and labelled else None
     calibration = read_rows(config.calibration, config.text, None)
-    test = read_rows(config.test, config.text, labelled) if config.test else None
+    test = read_rows(config.test, config.text, labelled)
     classes = _classes(train, test) if train else ()
-    if test:
-        calibration = _without(calibration, test)
-    return Dataset(train, calibration, test, classes)
+    return Dataset(train, _without(calibration, test), test, classes)
 
 
 def _without(calibration: Rows, test: Rows) -> Rows:
@@ -95,7 +93,7 @@ def _without(calibration: Rows, test: Rows) -> Rows:
     return Rows(calibration.path, kept, None, digest if shared else calibration.sha256)
 
 
-def _classes(train: Rows, test: Rows | None) -> tuple[str, ...]:
+def _classes(train: Rows, test: Rows) -> tuple[str, ...]:
     classes = tuple(sorted(set(train.labels or ())))
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise InputError(
@@ -103,8 +101,8 @@ def _classes(train: Rows, test: Rows | None) -> tuple[str, ...]:
             f"{'' if len(classes) == 1 else 'es'} ({', '.join(classes[:3])}), "
             f"expected 2..{MAX_CLASSES}"
         )
-    strange = sorted(set(test.labels or ()) - set(classes)) if test else []
-    if test and strange:
+    strange = sorted(set(test.labels or ()) - set(classes))
+    if strange:
         raise InputError(f"data {test.path}: label {strange[0]!r} does not stand in {train.path}")
     return classes
 

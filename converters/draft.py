@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from converters.cache import tool_versions
 from converters.model import Candidate, Evidence, Job, Model
+from converters.quiet import quiet
 from converters.recipe import VerifyConfig
 from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.chunks import file_entry
@@ -43,6 +46,7 @@ FLOOR_MARGIN = 0.03
 off (0.07 was seen)."""
 MAX_TEXT_BYTES = 65536
 TOP_K = 5
+ONE_TOKEN = {name: np.ones((1, 1), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 TOOLS = (
     "torch", "transformers", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer",
     "ai-edge-litert", "tokenizers", "numpy",
@@ -88,9 +92,11 @@ def open_candidates(
         for variant in bundle.manifest.variants:
             if variant.id in wanted:
                 engine = job.profile.engine(variant.backend)
-                pipelines[variant.id] = Pipeline.open(
-                    bundle, variant, replace(engine, threads=threads) if engine else None
-                )
+                with quiet():  # engines greet when they load, or at the first run
+                    pipelines[variant.id] = Pipeline.open(
+                        bundle, variant, replace(engine, threads=threads) if engine else None
+                    )
+                    pipelines[variant.id].run(ONE_TOKEN)
         yield pipelines
     finally:
         for pipeline in pipelines.values():
@@ -176,12 +182,13 @@ def _variant(candidate: Candidate, evidence: Evidence | None, job: Job) -> Varia
 def _quality(model: Model, job: Job, evidence: Evidence | None) -> Quality | None:
     if evidence is None or model.verdict is None:
         return None
-    rows = job.data.test or job.data.calibration
-    config = next(one for one in job.recipe.passes if isinstance(one, VerifyConfig))
+    rows = job.data.test
+    config = job.recipe.config(VerifyConfig)
+    assert config is not None  # no recipe is without
     measured = rows.first(config.quick_rows) if job.quick else rows
     return Quality(
         metric=evidence.metric,
-        reference=model.verdict.reference.value,
+        reference=evidence.reference,
         bundle=evidence.value,
         n=evidence.n,
         interval=evidence.interval,

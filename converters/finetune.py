@@ -46,7 +46,7 @@ class Point:
 def finetune(model: Model, config: FinetuneConfig, job: Job) -> tuple[Model, dict[str, Json]]:
     """The pass. A head-only pass needs `model` to hold the encoder and head it goes on from."""
     rows = _rows(config, job)
-    precision = _precision(config.precision)
+    precision = "float32" if config.freeze_backbone else _precision(config.precision)
     parts: dict[str, object] = {
         "encoder": model.encoder_sha256,
         "head": model.head_sha256(),
@@ -121,7 +121,7 @@ def _train_all(
     batches = _batches(texts, config, random.Random(job.recipe.seed))
     network.train()
     points: list[Point] = []
-    history = _History(points)
+    history = _History(points, steps)
     with job.progress.count(f"training on {len(rows)} rows", steps) as advance:
         for batch in batches:
             inputs = collate([texts[index] for index in batch], model.source.pad_id)
@@ -153,7 +153,7 @@ def _train_head(
         [{"params": list(head.parameters()), "lr": config.head_lr}], steps
     )
     points: list[Point] = []
-    history = _History(points)
+    history = _History(points, steps)
     with job.progress.count(f"training the head on {len(rows)} rows", steps) as advance:
         for _ in range(config.epochs):
             for batch in torch.randperm(len(rows)).split(config.batch):
@@ -179,10 +179,11 @@ def _optimizer(groups: Sequence[dict[str, Any]], steps: int) -> tuple[Any, Any]:
 
 
 class _History:
-    """Means over `SHOWN_STEPS` steps, appended to a list as they fill up."""
+    """Means over `SHOWN_STEPS` steps, appended to a list as they fill up and at step `last`."""
 
-    def __init__(self, points: list[Point]) -> None:
+    def __init__(self, points: list[Point], last: int) -> None:
         self._points = points
+        self._last = last
         self._recent: list[tuple[float, float]] = []
         self._step = 0
 
@@ -193,7 +194,7 @@ class _History:
         losses, accuracies = zip(*self._recent, strict=True)
         count = len(self._recent)
         point = Point(self._step, sum(losses) / count, sum(accuracies) / count)
-        if count == SHOWN_STEPS:
+        if count == SHOWN_STEPS or self._step == self._last:
             self._points.append(point)
             self._recent.clear()
         return point

@@ -21,6 +21,8 @@ from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
 
 FLOAT = "float32"
+SUFFIXES = {"onnxruntime": ".onnx", "litert": ".tflite"}
+"""Engines that can be exported to, and what their files end in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Candidate:
     @property
     def file(self) -> str:
         """Its name in the bundle."""
-        return self.id + {"onnxruntime": ".onnx", "litert": ".tflite"}[self.backend]
+        return self.id + SUFFIXES[self.backend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,14 @@ class Evidence:
     """What was measured of one candidate, on its own engine, on this host.
 
     `metric` is "accuracy" (share of the n test rows) or "cosine" (mean with the reference);
-    `interval` is its 95 % interval. Latencies are p50 in ms by token count: 1 thread, batch 1.
+    `interval` is its 95 % interval; `reference` is the reference's value on the same rows.
+    Latencies are p50 in ms by token count: 1 thread, batch 1.
     """
 
     id: str
     metric: str
     value: float
+    reference: float
     interval: tuple[float, float]
     n: int
     agreement: float
@@ -136,8 +140,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every pass may look at. `out` is where the bundle goes; `quick` measures and trains
-    less, and every figure says so by its n."""
+    """What every pass may look at. `out` is where the bundle goes.
+
+    `quick` measures and trains less, and every figure says so by its n.
+    """
 
     recipe: Recipe
     profile: DeviceProfile
@@ -146,3 +152,13 @@ class Job:
     progress: Progress
     out: Path
     quick: bool = False
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Token counts that are measured and that fixed shapes get an entry point for, ascending.
+
+        They are the profile's below the recipe's limit, and the limit itself: a text that is cut
+        there must fit.
+        """
+        longest = self.recipe.data.max_length
+        return (*(n for n in self.profile.sequence_lengths if n < longest), longest)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from edge_runtime.errors import InputError
+
 HEAD_FILE = "head.safetensors"
 
 
@@ -55,23 +57,37 @@ def load_encoder(folder: Path, *, dropout: bool = False) -> Any:
 
     Attention is the eager one: its graph is what ONNX Runtime's fusion recognizes. Without
     dropout a short fine-tuning converges as well and one step costs a third less.
+
+    Raises:
+        InputError: the files cannot be loaded, or hold other weights than the encoder's: the
+            library would only warn, and go on with random ones.
     """
     from transformers import AutoConfig, AutoModel
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if not dropout:
-        for name in vars(config):
-            if name.endswith("dropout") or name.endswith("dropout_prob"):
-                setattr(config, name, 0.0)
-    extra = {"add_pooling_layer": False} if config.model_type in POOLERS else {}
-    model = AutoModel.from_pretrained(
-        folder,
-        config=config,
-        attn_implementation="eager",
-        local_files_only=True,
-        dtype=torch.float32,
-        **extra,
-    )
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if not dropout:
+            for name in vars(config):
+                if name.endswith(("dropout", "dropout_prob")):
+                    setattr(config, name, 0.0)
+        extra = {"add_pooling_layer": False} if config.model_type in POOLERS else {}
+        model, info = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation="eager",
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **extra,
+        )
+    except Exception as reason:  # of the library, of its parsers, of torch: no common base
+        first = (str(reason).strip().splitlines() or [type(reason).__name__])[0][:300]
+        raise InputError(f"model {folder}: cannot be loaded ({first})") from None
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise InputError(
+            f"model {folder}: {len(missing)} of its weights are missing, such as {missing[0]}"
+        )
     return model.eval()
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from converters.draft import write_bundle
 from converters.model import Job, Model
+from converters.quiet import quiet
 from converters.recipe import PackageConfig
 from edge_runtime.bundle.archive import FolderReader, open_bundle, pack
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.bundle.verify import verify as verify_bundle
-from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.errors import DeviceError
 from edge_runtime.fields import Json
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.inference.selftest import self_test
@@ -31,8 +32,7 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
     """Write `<out>/<name>-<version>-<profile>/` and `.edge`; `Model.bundle` is the latter.
 
     Raises:
-        DeviceError: the folder cannot be written.
-        EdgeError: a variant fails its own golden vectors.
+        DeviceError: the folder cannot be written, or a variant fails its own golden vectors.
     """
     assert model.verdict is not None
     refused = {one.id for one in model.verdict.candidates if one.refused}
@@ -54,9 +54,9 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
             made.rename(folder)
         finally:
             shutil.rmtree(made, ignore_errors=True)
+        size = pack(FolderReader(folder), archive)
     except OSError as reason:
         raise DeviceError(f"output {job.out}: {reason.strerror} ({reason.filename})") from None
-    size = pack(FolderReader(folder), archive)
     manifest_sha256 = sha256_hex((folder / MANIFEST_NAME).read_bytes())
     return replace(model, bundle=archive), {
         "bundle": str(archive),
@@ -72,7 +72,7 @@ def _prove(bundle: VerifiedBundle, job: Job) -> None:
     """Every variant must pass the device's self-test here, budgets of the board aside."""
     for report in self_tests(bundle):
         if not report.passed:
-            raise EdgeError(f"variant {report.variant} fails its self-test: {report.reason}")
+            raise DeviceError(f"variant {report.variant} fails its self-test: {report.reason}")
 
 
 def self_tests(bundle: VerifiedBundle) -> list[SelfTestReport]:
@@ -83,11 +83,12 @@ def self_tests(bundle: VerifiedBundle) -> list[SelfTestReport]:
     """
     reports = []
     for variant in bundle.manifest.variants:
-        pipeline = Pipeline.open(bundle, variant)
-        try:
-            reports.append(self_test(bundle, pipeline))
-        finally:
-            pipeline.close()
+        with quiet():  # engines greet when they load, or at the first run
+            pipeline = Pipeline.open(bundle, variant)
+            try:
+                reports.append(self_test(bundle, pipeline))
+            finally:
+                pipeline.close()
     return reports
 
 

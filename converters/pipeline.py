@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from converters.cache import Cache
+from converters.cache import Cache, tool_versions
+from converters.checks import check_continued, check_engines, check_output
 from converters.data import Dataset, load_dataset
 from converters.model import Artifact, Job, Model
 from converters.progress import Progress
-from converters.quantize import quantizer
-from converters.recipe import FinetuneConfig, PassConfig, QuantizeConfig, Recipe, load_recipe
+from converters.recipe import FinetuneConfig, PassConfig, Recipe, load_recipe
 from converters.source import load_source
+from converters.words import pass_words
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
@@ -69,9 +70,12 @@ def convert(
     Raises:
         EdgeError: the recipe, its data, its model or a result is not as it should be.
     """
-    recipe = _with_source(load_recipe(recipe_path), options.source)
-    _check_quantization(recipe, profiles)
+    written = load_recipe(recipe_path)
+    check_engines(written, profiles)
+    check_continued(written)
+    recipe = _with_source(written, options.source)
     data = load_dataset(recipe.data, recipe.task)
+    check_output(options.out)
     cache = Cache(options.cache)
     done = []
     for profile in profiles:
@@ -91,6 +95,7 @@ def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
             model = _continued(model, config, job)
         model, figures[name] = find_pass(config)(model, config, job)
         seconds[name] = round(time.monotonic() - started, 2)
+        job.progress.say(f"  {name:8}  {pass_words(name, figures[name])} ({seconds[name]:.1f} s)")
     return Conversion(job.recipe, job.profile, model, figures, seconds, job.quick)
 
 
@@ -103,16 +108,22 @@ def find_pass(config: PassConfig) -> Pass:
 
 def _start(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
     """The source as it is, its tokenizer freed of padding and truncation of its own."""
-    source = load_source(recipe.source, base=recipe.path.parent, max_length=recipe.data.max_length)
+    source = load_source(recipe.source, base=recipe.path.parent, max_length=_longest(recipe))
 
     def make(out: Path) -> None:
         from converters.encoding import load_tokenizer
 
         tokenizer = load_tokenizer(source.folder / TOKENIZER_FILE, max_length=8)
         tokenizer.no_truncation()
+        if tokenizer.get_vocab_size() > source.vocabulary:
+            raise InputError(
+                f"model {source.name}: the tokenizer has {tokenizer.get_vocab_size()} tokens, "
+                f"the embedding {source.vocabulary}; they do not belong together"
+            )
         tokenizer.save(str(out / TOKENIZER_FILE), pretty=False)
 
-    folder = cache.folder("tokenizer", {"source": source.sha256}, make)
+    parts: dict[str, object] = {"source": source.sha256, "tools": tool_versions("tokenizers")}
+    folder = cache.folder("tokenizer", parts, make)
     return Model(
         source=source,
         tokenizer=Artifact.of(folder / TOKENIZER_FILE),
@@ -121,21 +132,20 @@ def _start(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
     )
 
 
+def _longest(recipe: Recipe) -> int:
+    """The most tokens that the encoder will see, in training too."""
+    training = recipe.config(FinetuneConfig)
+    if training is not None and training.continue_from is not None:
+        return max(recipe.data.max_length, _longest(load_recipe(training.continue_from)))
+    return max(recipe.data.max_length, training.max_length if training else 0)
+
+
 def _continued(model: Model, config: FinetuneConfig, job: Job) -> Model:
     """The encoder and head of the recipe to go on from, trained now unless cached."""
     assert config.continue_from is not None
     before = load_recipe(config.continue_from)
     earlier = before.config(FinetuneConfig)
-    if earlier is None or earlier.continue_from is not None:
-        raise InputError(
-            f"{job.recipe.where}: continue_from names {config.continue_from}, which must "
-            "fine-tune an encoder itself"
-        )
-    if load_dataset(before.data, before.task).classes != job.data.classes:
-        raise InputError(
-            f"{job.recipe.where}: its labels are not those of {config.continue_from}; "
-            "a head can go on only with the same classes"
-        )
+    assert earlier is not None  # checked at the start
     before = replace(before, source=job.recipe.source)
     job_before = replace(job, recipe=before, data=load_dataset(before.data, before.task))
     trained, _ = find_pass(earlier)(model, earlier, job_before)
@@ -147,11 +157,3 @@ def _with_source(recipe: Recipe, source: str | None) -> Recipe:
         return recipe
     named = str(Path(source).absolute()) if Path(source).is_dir() else source
     return replace(recipe, source=replace(recipe.source, model=named, licence="unknown"))
-
-
-def _check_quantization(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
-    """Every quantization that will be asked for exists, before minutes are spent."""
-    for config in recipe.passes:
-        if isinstance(config, QuantizeConfig):
-            for engine in (engine for profile in profiles for engine in profile.engines):
-                quantizer(engine.backend, config.recipes.get(engine.backend, engine.quantization))

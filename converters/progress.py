@@ -1,7 +1,7 @@
 """What a person sees while passes run: one line a pass, a bar where there is something to count.
 
-Everything goes to stderr, because stdout is the result. Where stderr is no terminal, or a machine
-asked for JSON, bars are left out and lines stay.
+Everything goes to stderr, because stdout is the result. A bar is gone when its work is done, the
+pass's line tells the rest. Where stderr is no terminal there are no bars: a line says what starts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,11 +29,11 @@ class Progress(Protocol):
         """A bar for `total` things, gone when the block ends."""
 
     def busy(self, title: str) -> contextlib.AbstractContextManager[None]:
-        """A spinner for work that cannot be counted; a line with the seconds stays."""
+        """A spinner for work that cannot be counted, gone when the block ends."""
 
 
 class Silent:
-    """Says nothing; for tests and for `--json --quiet`."""
+    """Says nothing; for tests."""
 
     def say(self, text: str) -> None:
         """Nothing."""
@@ -62,7 +61,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """See `Progress`."""
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def count(self, title: str, total: int) -> Iterator[Advance]:
@@ -70,6 +69,10 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
+        if not self._console.is_terminal:
+            self.say(f"    {title}: {total:,} …")
+            yield lambda more, note: None
+            return
         columns = (
             TextColumn("  {task.description}"),
             BarColumn(),
@@ -84,7 +87,9 @@ class Terminal:
     @contextlib.contextmanager
     def busy(self, title: str) -> Iterator[None]:
         """See `Progress`."""
-        started = time.monotonic()
+        if not self._console.is_terminal:
+            self.say(f"    {title} …")
+            yield
+            return
         with self._console.status(f"  {title}"):
             yield
-        self.say(f"  {title}: {time.monotonic() - started:.1f} s")

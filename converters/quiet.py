@@ -2,7 +2,7 @@
 
 Exporters and quantizers print progress bars, warnings about themselves and C++ log lines to the
 process's stderr. `quiet` catches them all for the length of a block, and gives them back only when
-the block fails, because then they are evidence.
+the block fails, because then they are evidence. An EdgeError says what failed itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import TextIO
+
+from edge_runtime.errors import EdgeError
 
 TAIL_BYTES = 4000
 
@@ -28,17 +31,25 @@ def quiet() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     before = logging.root.manager.disable
-    with tempfile.TemporaryFile() as sink:
+    with tempfile.TemporaryFile() as sink, _as_text(sink.fileno()) as text:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         logging.disable(logging.ERROR)
         failed = True
         try:
-            with warnings.catch_warnings():
+            with (
+                contextlib.redirect_stdout(text),
+                contextlib.redirect_stderr(text),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")
                 yield
             failed = False
+        except EdgeError:
+            failed = False
+            raise
         finally:
+            text.flush()
             sys.stdout.flush()
             sys.stderr.flush()
             logging.disable(before)
@@ -47,6 +58,11 @@ def quiet() -> Iterator[None]:
                 os.close(source)
             if failed:
                 _give_back(sink.fileno())
+
+
+def _as_text(sink: int) -> TextIO:
+    """A stream that ends in `sink`, for what Python writes where its own are not 1 and 2."""
+    return os.fdopen(os.dup(sink), "w", encoding="utf-8", errors="replace")
 
 
 def _give_back(sink: int) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from edge_runtime.bundle.manifest import NAME, VERSION
 from edge_runtime.errors import InputError
@@ -90,7 +90,9 @@ class QuantizeConfig:
 class VerifyConfig:
     """What a variant must reach to be packed, and how much is measured.
 
-    Fractions are 0..1; `quick_rows` bounds the test rows in quick mode.
+    Fractions are 0..1; `quick_rows` bounds the test rows in quick mode. Float variants that are
+    not packed are judged on `float_rows` rows, because they only prove that the export is right;
+    0 means all.
     """
 
     max_accuracy_drop: float
@@ -99,6 +101,7 @@ class VerifyConfig:
     golden_cases: int
     latency_runs: int
     quick_rows: int
+    float_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class PackageConfig:
     keep_float: bool
 
 
+ConfigT = TypeVar("ConfigT")
 PassConfig: TypeAlias = (
     FinetuneConfig | ExportConfig | FuseConfig | QuantizeConfig | VerifyConfig | PackageConfig
 )
@@ -132,8 +136,8 @@ class Recipe:
     def where(self) -> str:
         return f"recipe {self.path}"
 
-    def config(self, kind: type[FinetuneConfig]) -> FinetuneConfig | None:
-        """The configuration of the fine-tuning pass, if there is one."""
+    def config(self, kind: type[ConfigT]) -> ConfigT | None:
+        """The configuration of the pass of this kind, if there is one."""
         return next((found for found in self.passes if isinstance(found, kind)), None)
 
 
@@ -191,10 +195,12 @@ def _data(f: Fields, folder: Path, task: str) -> DataConfig:
             f"{f.where}: calibration is missing, expected a .jsonl or .jsonl.xz file of texts that "
             "quantization may look at"
         )
+    wanted = {"test": config.test}
     if task == "text-classification":
-        for name, value in (("train", config.train), ("test", config.test)):
-            if value is None:
-                f.fault(f"{f.where}: {name} is missing, expected a .jsonl or .jsonl.xz file")
+        wanted["train"] = config.train
+    for name, value in wanted.items():
+        if value is None:
+            f.fault(f"{f.where}: {name} is missing, expected a .jsonl or .jsonl.xz file")
     if config.calibration and config.calibration == config.test:
         f.fault(f"{f.where}: calibration and test are the same file; a figure would flatter itself")
     _refuse_unknown(f)
@@ -267,6 +273,7 @@ def _verify(f: Fields, folder: Path) -> VerifyConfig:
         golden_cases=f.integer("golden_cases", 8, low=1, high=64),
         latency_runs=f.integer("latency_runs", 40, low=1, high=10_000),
         quick_rows=f.integer("quick_rows", 600, low=1),
+        float_rows=f.integer("float_rows", 500),
     )
 
 

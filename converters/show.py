@@ -49,8 +49,9 @@ def bundle_text(bundle: VerifiedBundle) -> str:
     if m.quality is not None:
         low, high = m.quality.interval
         lines.append(
-            f"  quality   {m.quality.metric} {m.quality.bundle:.4f}, float {m.quality.reference:.4f}"
-            f" (n = {m.quality.n}, 95 % interval {low:.4f} to {high:.4f})"
+            f"  quality   {m.quality.metric} {m.quality.bundle:.4f}, "
+            f"float {m.quality.reference:.4f} "
+            f"(n = {m.quality.n}, 95 % interval {low:.4f} to {high:.4f})"
         )
     lines += ["", "variants, the preferred first"]
     lines.append(

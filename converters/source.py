@@ -17,6 +17,8 @@ from edge_runtime.errors import InputError
 from edge_runtime.fields import Fields, decode_json
 
 PACKAGE = "python-package:"
+OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")
+"""Architectures that count positions from the padding's id on: that many fewer can be used."""
 ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_CONFIG_BYTES = 1 << 20
@@ -35,6 +37,7 @@ class Source:
     heads: int
     max_positions: int
     pad_id: int
+    vocabulary: int
     sha256: str
 
 
@@ -68,6 +71,8 @@ def load_source(config: SourceConfig, *, base: Path, max_length: int) -> Source:
             f"supported are {', '.join(ARCHITECTURES)}"
         )
     short = architecture == "distilbert"
+    pad_id = f.integer("pad_token_id", 0)
+    lost = pad_id + 1 if architecture in OFFSET else 0
     source = Source(
         name=config.model,
         folder=folder,
@@ -75,8 +80,9 @@ def load_source(config: SourceConfig, *, base: Path, max_length: int) -> Source:
         architecture=architecture,
         hidden=f.integer("dim" if short else "hidden_size", low=1),
         heads=f.integer("n_heads" if short else "num_attention_heads", low=1),
-        max_positions=f.integer("max_position_embeddings", low=1),
-        pad_id=f.integer("pad_token_id", 0),
+        max_positions=f.integer("max_position_embeddings", low=lost + 1) - lost,
+        pad_id=pad_id,
+        vocabulary=f.integer("vocab_size", low=1),
         sha256=files_digest([*wanted.values(), weights]),
     )
     if max_length > source.max_positions:

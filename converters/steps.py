@@ -13,15 +13,12 @@ from pathlib import Path
 
 from converters.cache import tool_versions
 from converters.encoding import encode, load_tokenizer
-from converters.model import FLOAT, Artifact, Candidate, Job, Model
+from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model
 from converters.quantize import quantizer
 from converters.recipe import ExportConfig, FuseConfig, QuantizeConfig
 from edge_runtime.bundle.manifest import Signature
-from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 
-FILES = {"onnxruntime": "model.onnx", "litert": "model.tflite"}
-"""Engines that can be exported to."""
 TOOLS = {
     "onnxruntime": ("torch", "transformers", "onnx", "onnxruntime"),
     "litert": ("torch", "transformers", "litert-torch", "ai-edge-quantizer"),
@@ -35,39 +32,29 @@ class _Exported:
 
 
 def export(model: Model, config: ExportConfig, job: Job) -> tuple[Model, dict[str, Json]]:
-    """One float candidate for each engine of the profile, in the profile's order.
-
-    Raises:
-        InputError: the profile asks for an engine that nothing exports to.
-    """
-    candidates = []
-    for engine in job.profile.engines:
-        if engine.backend not in FILES:
-            raise InputError(
-                f"profile {job.profile.name}: nothing exports to engine {engine.backend!r}; "
-                f"known are {', '.join(FILES)}"
-            )
-        candidates.append(_export_one(engine.backend, model, config, job))
+    """One float candidate for each engine of the profile, in the profile's order."""
+    candidates = [_export_one(engine.backend, model, config, job) for engine in job.profile.engines]
     sizes: dict[str, Json] = {one.id: one.artifact.size_bytes for one in candidates}
     return replace(model, candidates=tuple(candidates)), {"size_bytes": sizes}
 
 
 def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> Candidate:
-    lengths = [n for n in job.profile.sequence_lengths if n <= job.recipe.data.max_length]
+    lengths = list(job.lengths)
     fixed = backend == "litert"
+    optimum = () if fixed or config.exporter != "optimum" else ("optimum", "optimum-onnx")
     parts: dict[str, object] = {
         "backend": backend,
         "encoder": model.encoder_sha256,
         "head": model.head_sha256(),
         # What does not shape the file stays out of its key.
-        "config": list(lengths) if fixed else config,
-        "tools": tool_versions(*TOOLS[backend]),
+        "config": lengths if fixed else config,
+        "tools": tool_versions(*TOOLS[backend], *optimum),
     }
 
     def make(out: Path) -> None:
         with job.progress.busy(f"export for {backend}"):
             made = _export_litert(model, lengths) if fixed else _export_onnx(model, config)
-        (out / FILES[backend]).write_bytes(made.data)
+        (out / _file(backend)).write_bytes(made.data)
         signatures = [asdict(one) for one in made.signatures]
         (out / "signatures.json").write_text(json.dumps(signatures))
 
@@ -76,18 +63,24 @@ def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> C
         Signature(one["name"], one["dims"])
         for one in json.loads((folder / "signatures.json").read_text())
     )
-    return Candidate(backend, FLOAT, Artifact.of(folder / FILES[backend]), signatures, {})
+    return Candidate(backend, FLOAT, Artifact.of(folder / _file(backend)), signatures, {})
+
+
+def _file(backend: str) -> str:
+    return f"model{SUFFIXES[backend]}"
 
 
 def _export_onnx(model: Model, config: ExportConfig) -> _Exported:
+    from converters.network import load_network
+
+    network = load_network(model.encoder, model.head)
     if config.exporter == "optimum":
         from converters.export.optimum import export_optimum
 
-        return _Exported(export_optimum(model, opset=config.opset))
+        return _Exported(export_optimum(network, opset=config.opset))
     from converters.export.onnx import export_onnx
-    from converters.network import load_network
 
-    return _Exported(export_onnx(load_network(model.encoder, model.head), opset=config.opset))
+    return _Exported(export_onnx(network, opset=config.opset))
 
 
 def _export_litert(model: Model, lengths: list[int]) -> _Exported:
@@ -114,7 +107,7 @@ def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, J
                     heads=source.heads,
                     hidden=source.hidden,
                 )
-            (out / FILES["onnxruntime"]).write_bytes(fused)
+            (out / _file("onnxruntime")).write_bytes(fused)
             (out / "counts.json").write_text(json.dumps(found))
 
         parts: dict[str, object] = {
@@ -124,7 +117,7 @@ def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, J
         }
         folder = job.cache.folder("fuse", parts, make)
         counts.update(json.loads((folder / "counts.json").read_text()))
-        return replace(candidate, artifact=Artifact.of(folder / FILES["onnxruntime"]))
+        return replace(candidate, artifact=Artifact.of(folder / _file("onnxruntime")))
 
     return _each(model, "onnxruntime", rewrite), {"fused_operators": counts}
 
@@ -139,11 +132,7 @@ def _each(model: Model, backend: str, rewrite: Callable[[Candidate], Candidate])
 
 
 def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dict[str, Json]]:
-    """A quantized candidate for each engine, before the float ones; the profile names the recipe.
-
-    Raises:
-        InputError: a recipe that the engine does not have.
-    """
+    """A quantized candidate for each engine, before the float ones; the profile says how."""
     recipes = {engine.backend: engine.quantization for engine in job.profile.engines}
     recipes.update(config.recipes)
     quantized = tuple(_quantize_one(one, recipes[one.backend], model, job)
@@ -154,7 +143,7 @@ def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dic
 
 def _quantize_one(candidate: Candidate, recipe: str, model: Model, job: Job) -> Candidate:
     run = quantizer(candidate.backend, recipe)
-    name = FILES[candidate.backend]
+    name = _file(candidate.backend)
     parts: dict[str, object] = {
         "file": candidate.artifact.sha256,
         "recipe": recipe,

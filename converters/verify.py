@@ -1,9 +1,10 @@
 """Measure every candidate on its own engine, against the float reference, before it is packed.
 
 The candidates are put into a draft bundle and opened by the very code that a device runs. Each
-answers every test row one at a time, because that is how it will be asked. The golden vectors come
-from the torch network. Nothing here believes a toolchain: a candidate that loads and answers
-nonsense is refused with its figure.
+answers every test row one at a time, because that is how it will be asked; float candidates that
+only prove the export answer the first of them. The golden vectors come from the torch network.
+Nothing here believes a toolchain: a candidate that loads and answers nonsense is refused with its
+figure.
 
 Steps: 1. the reference; 2. golden vectors; 3. each candidate's answers; 4. latency, all candidates
 taking turns in the same run; 5. the verdict on each.
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from converters.answers import ENGINES, answer_all
 from converters.cache import tool_versions
 from converters.data import Rows
 from converters.draft import open_candidates, write_bundle
@@ -27,16 +29,13 @@ from converters.embed import embed_rows
 from converters.encoding import Encoded, encode, load_tokenizer
 from converters.figures import class_figures, cosines, wilson
 from converters.latency import interleaved_p50
-from converters.model import Artifact, Candidate, Evidence, Job, Model, Verdict
+from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
-from converters.ort import host_threads
-from converters.recipe import VerifyConfig
-from edge_runtime.errors import EdgeError
+from converters.recipe import PackageConfig, VerifyConfig
+from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
-from edge_runtime.inference.pipeline import Pipeline
 
 FloatArray = npt.NDArray[np.float32]
-ENGINES = ("onnxruntime", "ai-edge-litert", "tokenizers")
 GOLDEN_FILE = "golden.safetensors"
 
 
@@ -44,7 +43,7 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
     """The pass.
 
     Raises:
-        EdgeError: no quantized candidate, or where there is none, no candidate, is good enough.
+        InputError: no quantized candidate, or where there is none, no candidate, is good enough.
     """
     rows = _rows(config, job)
     reference = _reference(model, rows, job)  # 1
@@ -61,14 +60,14 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
     )
     draft = _draft(drafted, job)
     found = []
-    for candidate in model.candidates:  # 3
-        answers, golden_cosine = _answers(drafted, draft, candidate, rows, job)
-        evidence = _judge(candidate.id, answers, reference, rows, config, job)
-        found.append(replace(evidence, golden_cosine=golden_cosine))
+    for asked in answer_all(drafted, draft, _asked(model, rows, config, job), job):  # 3
+        evidence = _judge(
+            asked.candidate.id, asked.answers, reference[: len(asked.rows)], asked.rows, config, job
+        )
+        found.append(replace(evidence, golden_cosine=asked.golden_cosine))
     latencies = _latencies(drafted, draft, config, job)  # 4
     checked = tuple(  # 5
-        replace(one, latency_ms=latencies[one.id], refused=_refusal(one, drafted, config))
-        for one in found
+        replace(one, latency_ms=latencies[one.id], refused=_refusal(one, config)) for one in found
     )
     assert drafted.verdict is not None
     done = replace(drafted, verdict=replace(drafted.verdict, candidates=checked))
@@ -77,8 +76,20 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
 
 
 def _rows(config: VerifyConfig, job: Job) -> Rows:
-    rows = job.data.test or job.data.calibration
+    rows = job.data.test
     return rows.first(config.quick_rows) if job.quick else rows
+
+
+def _asked(
+    model: Model, rows: Rows, config: VerifyConfig, job: Job
+) -> list[tuple[Candidate, Rows]]:
+    """Each candidate and the rows it is asked."""
+    package = job.recipe.config(PackageConfig)
+    packs_float = (package is not None and package.keep_float) or not any(
+        candidate.quantized for candidate in model.candidates
+    )
+    few = rows if packs_float else rows.first(config.float_rows)
+    return [(one, rows if one.quantized else few) for one in model.candidates]
 
 
 def _reference(model: Model, rows: Rows, job: Job) -> FloatArray:
@@ -156,52 +167,11 @@ def _draft(model: Model, job: Job) -> Path:
         "golden": model.verdict.golden.sha256 if model.verdict else "",
         "quick": job.quick,
     }
-    return job.cache.folder("draft", parts, lambda out: write_bundle(model, job, out))
-
-
-def _answers(
-    model: Model, draft: Path, candidate: Candidate, rows: Rows, job: Job
-) -> tuple[FloatArray, float]:
-    """The candidate's output for each row, (rows, width), and its worst golden cosine."""
-    parts: dict[str, object] = {
-        "file": candidate.artifact.sha256,
-        "backend": candidate.backend,
-        "signatures": [asdict(one) for one in candidate.signatures],
-        "tokenizer": model.tokenizer.sha256,
-        "golden": model.verdict.golden.sha256 if model.verdict else "",
-        "rows": rows.sha256,
-        "max_length": job.recipe.data.max_length,
-        "tools": tool_versions(*ENGINES),
-    }
 
     def make(out: Path) -> None:
-        texts = _encode(model, rows.texts, job)
-        answers: list[FloatArray] = []
-        with (
-            open_candidates(draft, job, [candidate], threads=host_threads()) as pipelines,
-            job.progress.count(f"{candidate.id} on {rows.path.name}", len(texts)) as advance,
-        ):
-            pipeline = pipelines[candidate.id]
-            for text in texts:
-                answers.append(pipeline.run(text.tensors())[model.output])
-                advance(1, "")
-            worst = _golden_cosine(pipeline, draft)
-        np.save(out / "answers.npy", np.concatenate(answers).astype(np.float32))
-        (out / "golden.json").write_text(json.dumps(worst))
+        write_bundle(model, job, out)
 
-    folder = job.cache.folder("answers", parts, make)
-    found: FloatArray = np.load(folder / "answers.npy", allow_pickle=False)
-    return found, float(json.loads((folder / "golden.json").read_text()))
-
-
-def _golden_cosine(pipeline: Pipeline, draft: Path) -> float:
-    """The lowest cosine over the golden cases, as the device's self-test will compute it."""
-    from edge_runtime.bundle.archive import FolderReader
-    from edge_runtime.bundle.verify import verify as verify_bundle
-    from edge_runtime.inference.golden import load_golden, worst
-
-    cases = load_golden(verify_bundle(FolderReader(draft), files=False))
-    return min(worst(pipeline.run(case.inputs), case) for case in cases)
+    return job.cache.folder("draft", parts, make)
 
 
 def _latencies(
@@ -210,7 +180,7 @@ def _latencies(
     """p50 in ms by candidate and token count: 1 thread, batch 1, all in one run."""
     parts: dict[str, object] = {
         "files": {one.id: one.artifact.sha256 for one in model.candidates},
-        "lengths": list(job.profile.sequence_lengths),
+        "lengths": list(job.lengths),
         "runs": config.latency_runs,
         "host": _host(),
         "tools": tool_versions(*ENGINES),
@@ -221,7 +191,7 @@ def _latencies(
             open_candidates(draft, job, model.candidates, threads=1) as pipelines,
             job.progress.busy("latency, all variants in turn"),
         ):
-            found = interleaved_p50(pipelines, job.profile.sequence_lengths, config.latency_runs)
+            found = interleaved_p50(pipelines, job.lengths, config.latency_runs)
         (out / "latency.json").write_text(json.dumps(found))
 
     folder = job.cache.folder("latency", parts, make)
@@ -244,13 +214,16 @@ def _judge(
     close = cosines(answers, reference)
     n = len(rows)
     if rows.labels is None:
-        metric, value, agreement = "cosine", float(close.mean()), float(close.mean())
+        metric, value, before = "cosine", float(close.mean()), 1.0
+        agreement = value
         spread = 1.96 * float(close.std()) / n**0.5
-        interval, classes = (max(-1.0, value - spread), min(1.0, value + spread)), ()
+        interval = (max(-1.0, value - spread), min(1.0, value + spread))
+        classes: tuple[ClassFigures, ...] = ()
     else:
         targets = np.array(job.data.targets(rows))
         right = answers.argmax(axis=1) == targets
         metric, value = "accuracy", float(right.mean())
+        before = float((reference.argmax(axis=1) == targets).mean())
         interval = wilson(int(right.sum()), n)
         agreement = float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
         classes = class_figures(job.data.classes, targets, reference, answers)
@@ -258,6 +231,7 @@ def _judge(
         id=name,
         metric=metric,
         value=value,
+        reference=before,
         interval=interval,
         n=n,
         agreement=agreement,
@@ -270,20 +244,23 @@ def _judge(
     )
 
 
-def _refusal(evidence: Evidence, model: Model, config: VerifyConfig) -> str:
+def _refusal(evidence: Evidence, config: VerifyConfig) -> str:
     """Why the candidate is not good enough, or nothing."""
-    assert model.verdict is not None
-    reference = model.verdict.reference
-    drop = reference.value - evidence.value
+    drop = evidence.reference - evidence.value
     if evidence.golden_cosine < config.min_cosine:
         return (
             f"cosine {evidence.golden_cosine:.4f} to the reference on a golden vector, "
             f"expected {config.min_cosine:g} or more"
         )
+    if evidence.metric == "cosine" and evidence.value < config.min_cosine:
+        return (
+            f"cosine {evidence.value:.4f} to the reference, the mean over {evidence.n} rows; "
+            f"expected {config.min_cosine:g} or more"
+        )
     if evidence.metric == "accuracy" and drop > config.max_accuracy_drop:
         return (
             f"accuracy {evidence.value:.2%} on {evidence.n} rows, the reference has "
-            f"{reference.value:.2%}; expected a drop of {config.max_accuracy_drop:.2%} at most"
+            f"{evidence.reference:.2%}; expected a drop of {config.max_accuracy_drop:.2%} at most"
         )
     if evidence.metric == "accuracy" and evidence.agreement < config.min_agreement:
         return (
@@ -301,7 +278,7 @@ def _require_one(model: Model) -> None:
     }
     refused = {one.id: one.refused for one in model.verdict.candidates if one.id in wanted}
     if all(refused.values()):
-        raise EdgeError(
+        raise InputError(
             "no variant is good enough: "
             + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import Any
 
 import torch
 
+from converters.export import OPSETS
 from converters.network import TextNetwork
 from edge_runtime.errors import InputError
-
-OPSETS = range(14, 21)
-"""Below 14 there is no Relu of int8 and friends; the legacy exporter ends at 20."""
 
 
 class _Plain(torch.nn.Module):
@@ -42,7 +41,7 @@ def export_onnx(network: TextNetwork, *, opset: int) -> bytes:
     # Seven tokens in two rows: sizes that no weight has, so that a dim can't be mistaken.
     sample = tuple(torch.ones(2, 7, dtype=torch.int64) for _ in range(2))
     free = {0: "batch", 1: "sequence"}
-    out = io.BytesIO()
+    out: Any = io.BytesIO()  # the legacy exporter takes one; the signature knows paths only
     network.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -61,4 +60,4 @@ def export_onnx(network: TextNetwork, *, opset: int) -> bytes:
             dynamo=False,
         )
     network.eval()  # the exporter leaves modules in train mode
-    return out.getvalue()
+    return bytes(out.getvalue())

@@ -45,7 +45,7 @@ def smooth_dynamic_w8_channel(model: bytes, calibration: tuple[Encoded, ...]) ->
 
 
 def head_nodes(model: bytes) -> list[str]:
-    """Names of the nodes of the classifier head, the graph's only Gemm, as the quantizer sees it."""
+    """Names of the nodes of the head, the graph's only Gemm, as the quantizer sees it."""
     import onnx
 
     graph = onnx.load_from_string(model).graph

@@ -31,6 +31,8 @@ ALPHAS = (0.6, 0.7, 0.8, 0.9)
 FITTED, JUDGED = 96, 48
 """Texts from which ranges are taken, and other texts on which the strengths are compared."""
 TINY = 1e-5
+MIN_GAIN = 1e-5
+"""Less is the noise of float arithmetic: the weaker smoothing is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def search_smoothing(
     for alpha in ALPHAS:
         candidate = quantize(smooth(model, ranges, alpha))
         after = closeness(candidate)
-        if after > best.cosine_after:
+        if after > best.cosine_after + MIN_GAIN:
             best = Smoothed(alpha, candidate, before, after)
     return best
 

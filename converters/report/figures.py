@@ -9,8 +9,6 @@ from converters.model import FLOAT, Candidate, Evidence
 from converters.pipeline import Conversion
 from converters.show import size, table
 
-LATENCY_NOTE = "p50, 1 thread, batch 1, this host"
-
 
 def as_json(conversions: Sequence[Conversion]) -> dict[str, Any]:
     """Everything, one entry a profile."""
@@ -43,6 +41,21 @@ def baseline(conversion: Conversion) -> tuple[Candidate, Evidence]:
     return next((pair for pair in floats if pair[0].backend == "onnxruntime"), floats[0])
 
 
+def state(
+    conversion: Conversion, candidate: Candidate, evidence: Evidence
+) -> tuple[str, bool | None]:
+    """What became of a candidate, in a word or two; whether that is good, bad or neither."""
+    if evidence.refused:
+        return "refused", False
+    packed = conversion.passes.get("package", {}).get("variants")
+    names = list(packed) if isinstance(packed, Sequence) else []
+    if candidate.id not in names:
+        return "no, to compare", None
+    return (
+        "first" if names[0] == candidate.id else f"number {names.index(candidate.id) + 1}"
+    ), True
+
+
 def summary(conversion: Conversion) -> str:
     """Before and after, variant by variant, as a text table."""
     verdict = conversion.model.verdict
@@ -57,24 +70,26 @@ def summary(conversion: Conversion) -> str:
         for length in lengths:
             found, of = evidence.latency_ms[length], base_evidence.latency_ms[length]
             row.append(f"{found:.2f} ({found / of:.2f}x)")
-        row += [_share(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
-        row.append("refused" if evidence.refused else "")
+        row += [share(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
+        row += [f"{evidence.n:,}", state(conversion, candidate, evidence)[0]]
         rows.append(row)
     head = ["variant", "size", *(f"ms @ {length}" for length in lengths), reference.metric]
     low, high = reference.interval
     title = (
         f"{conversion.recipe.name} {conversion.recipe.version} for {conversion.profile.name}: "
-        f"float {reference.metric} {_share(reference.value, reference.metric)} "
-        f"(n = {reference.n:,}, 95 % interval {_share(low, reference.metric)} to "
-        f"{_share(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
+        f"float {reference.metric} {share(reference.value, reference.metric)} "
+        f"(n = {reference.n:,}, 95 % interval {share(low, reference.metric)} to "
+        f"{share(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
     )
-    lines = [title, table([*head, "agreement", ""], rows), f"  latency: {LATENCY_NOTE}"]
-    lines += [f"  {one.id}: {one.refused}" for one in verdict.candidates if one.refused]
+    lines = [title, table([*head, "agreement", "n", "packed"], rows)]
+    lines.append(f"  latency: p50, 1 thread, batch 1; measured on {verdict.host}, not on the board")
+    lines += [f"  refused {one.id}: {one.refused}" for one in verdict.candidates if one.refused]
     if conversion.model.bundle is not None:
         total = size(conversion.model.bundle.stat().st_size)
         lines.append(f"  bundle: {conversion.model.bundle} ({total})")
     return "\n".join(lines)
 
 
-def _share(value: float, metric: str) -> str:
+def share(value: float, metric: str) -> str:
+    """A quality as people read it: a percentage, or a cosine with four digits."""
     return f"{value:.4f}" if metric == "cosine" else f"{value:.2%}"

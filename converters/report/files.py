@@ -8,10 +8,25 @@ from pathlib import Path
 
 from converters.pipeline import Conversion
 from converters.report.figures import as_json
+from edge_runtime.errors import DeviceError
+
+JSON_FILE = "report.json"
+HTML_FILE = "report.html"
 
 
 def write_reports(conversions: Sequence[Conversion], out: Path) -> Path:
-    """Write report.json to `out`; returns its path."""
-    path = out / "report.json"
-    path.write_text(json.dumps(as_json(conversions), indent=2) + "\n")
-    return path
+    """Write report.json and report.html to `out`; returns the latter's path.
+
+    Raises:
+        DeviceError: they cannot be written.
+    """
+    from converters.report.page import html_page
+
+    page = out / HTML_FILE
+    try:
+        machine = json.dumps(as_json(conversions), indent=2, allow_nan=False)
+        (out / JSON_FILE).write_text(machine + "\n")
+        page.write_text(html_page(conversions), encoding="utf-8")
+    except OSError as reason:
+        raise DeviceError(f"report {page}: cannot be written ({reason.strerror})") from None
+    return page

@@ -1,0 +1,96 @@
+"""What can be known to fail before a minute is spent, checked before a minute is spent.
+
+Nothing here trains, exports or measures. A fault that is found here would otherwise be found after
+the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from converters.data import load_dataset
+from converters.export import require_optimum
+from converters.model import SUFFIXES
+from converters.quantize import quantizer
+from converters.recipe import ExportConfig, FinetuneConfig, QuantizeConfig, Recipe, load_recipe
+from edge_runtime.errors import DeviceError, InputError
+from edge_runtime.profile import DeviceProfile
+
+
+def check_engines(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
+    """Every engine of every profile can be exported to, and quantized for as is wanted.
+
+    Raises:
+        InputError: not so, or an exporter is wanted that is not installed.
+    """
+    for profile in profiles:
+        for engine in profile.engines:
+            if engine.backend not in SUFFIXES:
+                raise InputError(
+                    f"profile {profile.name}: nothing exports to engine {engine.backend!r}; "
+                    f"known are {', '.join(SUFFIXES)}"
+                )
+    for config in recipe.passes:
+        if isinstance(config, ExportConfig) and config.exporter == "optimum":
+            require_optimum()
+        if isinstance(config, QuantizeConfig):
+            _check_quantizers(recipe, config, profiles)
+
+
+def _check_quantizers(
+    recipe: Recipe, config: QuantizeConfig, profiles: Sequence[DeviceProfile]
+) -> None:
+    for backend in config.recipes:
+        if backend not in SUFFIXES:
+            raise InputError(
+                f"{recipe.where}: recipes names the engine {backend!r}, known are "
+                f"{', '.join(SUFFIXES)}"
+            )
+    for profile in profiles:
+        for engine in profile.engines:
+            wanted = config.recipes.get(engine.backend)
+            where = recipe.where if wanted else f"profile {profile.name}"
+            try:
+                quantizer(engine.backend, wanted or engine.quantization)
+            except InputError as reason:
+                raise InputError(f"{where}: {reason}") from None
+
+
+def check_continued(recipe: Recipe) -> None:
+    """The recipe that this one goes on from trains an encoder of the same source and classes.
+
+    Raises:
+        InputError: it does not, or is itself faulty.
+    """
+    config = recipe.config(FinetuneConfig)
+    if config is None or config.continue_from is None:
+        return
+    before = load_recipe(config.continue_from)
+    named = f"{recipe.where}: continue_from names {config.continue_from}"
+    earlier = before.config(FinetuneConfig)
+    if earlier is None or earlier.continue_from is not None:
+        raise InputError(f"{named}, which must fine-tune an encoder itself")
+    if before.source.model != recipe.source.model:
+        raise InputError(
+            f"{named}, whose model is {before.source.model}, not {recipe.source.model}"
+        )
+    # Cheap next to training, and the only way to know the labels.
+    classes = load_dataset(before.data, before.task).classes
+    if load_dataset(recipe.data, recipe.task).classes != classes:
+        raise InputError(f"{named}, whose labels are others; a head goes on with the same classes")
+
+
+def check_output(out: Path) -> None:
+    """The folder for results is there, made if need be, and can be written to.
+
+    Raises:
+        DeviceError: it cannot be.
+    """
+    probe = out / ".edge-convert"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as reason:
+        raise DeviceError(f"output {out}: cannot be written to ({reason.strerror})") from None
