@@ -42,6 +42,12 @@ def _quantize(figures: Figures) -> str:
 
 
 def _notes(notes: Figures) -> str:
+    if "smoothing_alpha" in notes:
+        before, after = notes["smoothing_cosine_before"], notes["smoothing_cosine_after"]
+        return (
+            f"smoothed by {notes['smoothing_alpha']:g} on {notes['calibration_texts']} texts, "
+            f"cosine {before:.4f} → {after:.4f}"
+        )
     return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in notes.items())
 
 

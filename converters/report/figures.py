@@ -50,7 +50,7 @@ def state(
     packed = conversion.passes.get("package", {}).get("variants")
     names = list(packed) if isinstance(packed, Sequence) else []
     if candidate.id not in names:
-        return "no, to compare", None
+        return "to compare", None
     return (
         "first" if names[0] == candidate.id else f"number {names.index(candidate.id) + 1}"
     ), True
