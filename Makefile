@@ -37,7 +37,7 @@ help: ## this list
 demo: setup ## the product's main job on a real model and real text
 	@$(PYTHON) -m examples.demo $(DEMO_ARGS)
 
-test: setup setup-devices setup-broker check ## set up, check, and every test on every Python found
+test: setup check setup-devices setup-broker ## set up, check, and every test on every Python found
 	@$(DEV)/test.sh
 
 check: setup ## style, types, layers: all of them, then fail if one did

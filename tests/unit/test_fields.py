@@ -70,7 +70,7 @@ def test_json_that_no_honest_writer_sends_is_refused(data: bytes, says: str) -> 
 
 
 def test_an_integer_of_too_many_digits_is_refused_and_not_converted() -> None:
-    with pytest.raises(UntrustedError, match="not valid JSON .an integer of 5000 digits"):
+    with pytest.raises(UntrustedError, match="an integer of 5000 digits"):
         decode(b"[" + b"9" * 5000 + b"]", 10_000)
 
 
