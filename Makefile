@@ -53,7 +53,7 @@ format: setup ## put the source in shape
 	@$(PYTHON) -m ruff check --fix --quiet $(SOURCES) || true
 	@$(PYTHON) -m ruff format $(SOURCES)
 
-bench: setup setup-broker ## measure against the numbers to reach and against peers
+bench: setup ## measure against the numbers to reach and against peers
 	@$(PYTHON) -m benchmarks.run $(BENCH_ARGS)
 
 setup: ## only set up .venv

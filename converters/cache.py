@@ -1,12 +1,14 @@
 """Results of expensive passes, by the digest of all that they depend on.
 
 A key is built from inputs' digests, the pass's configuration and the versions of its tools; each
-release of ours has a folder of its own, because a pass may do its work otherwise in the next. An
-entry is a folder that appears whole or not at all. Deleting the cache loses time, nothing else.
+state of our own source has a folder of its own, because a pass may do its work otherwise in the
+next. An entry is a folder that appears whole or not at all. Deleting the cache loses time, nothing
+else.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -44,11 +46,21 @@ def tool_versions(*packages: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def own_source() -> str:
+    """Our release and a digest of the converters' source, as `0.1.0-5f0c…`."""
+    root = Path(__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return f"{tool_versions('edge-runtime')['edge-runtime']}-{total.hexdigest()[:12]}"
+
+
 class Cache:
-    """Entries under one folder, `<release>/<stage>/<key>`. Two processes may share it."""
+    """Entries under one folder, `<source>/<stage>/<key>`. Two processes may share it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / tool_versions("edge-runtime")["edge-runtime"]
+        self._folder = folder / own_source()
 
     def folder(self, stage: str, parts: dict[str, object], make: Callable[[Path], None]) -> Path:
         """The folder for `stage` and `parts`, filled by `make` unless it is there already.

@@ -6,7 +6,6 @@ a Model is also the record of what it was made from.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from converters.cache import Cache
 from converters.data import Dataset
 from converters.progress import Progress
 from converters.recipe import Recipe
-from converters.source import Source
+from converters.source import Source, file_sha256
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
@@ -36,9 +35,7 @@ class Artifact:
     @classmethod
     def of(cls, path: Path) -> Artifact:
         """The file at `path`, read once for its digest."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(path, digest, path.stat().st_size)
+        return cls(path, file_sha256(path), path.stat().st_size)
 
 
 @dataclass(frozen=True, slots=True)

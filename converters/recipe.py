@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from edge_runtime.bundle.manifest import NAME, VERSION
+from edge_runtime.bundle.manifest import CREATED, NAME, VERSION
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Fields
 from edge_runtime.profile import load_toml
 
 MAX_RECIPE_BYTES = 256 << 10
 TASKS = ("text-classification", "embedding")
-CREATED = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 

@@ -96,11 +96,17 @@ def files_digest(paths: list[Path]) -> str:
     """One digest over the names and bytes of `paths`."""
     total = hashlib.sha256()
     for path in sorted(paths):
-        with path.open("rb") as file:
-            total.update(
-                f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode()
-            )
+        total.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return total.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file of any size, a piece in memory at a time."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _find(model: str, base: Path) -> Path:

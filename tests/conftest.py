@@ -1,8 +1,14 @@
-"""What holds for every test: no vendor's telemetry, no download, the same examples on every run."""
+"""What holds for every test: no vendor's telemetry, no download, the same examples on every run.
+
+A test skips where what it needs is not installed: a device has one engine, and no toolchain. Where
+everything is (`EDGE_ALL_HERE=1`, set by `make test` for the host's Python) a skip is a failure,
+unless its reason is one of `ALLOWED`.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 # Before any test module imports an engine or the Hugging Face libraries.
@@ -13,6 +19,11 @@ import pytest
 from hypothesis import settings
 
 SYSTEM_TESTS = Path(__file__).parent / "system"
+ALL_HERE = os.environ.get("EDGE_ALL_HERE") == "1"
+ALLOWED = (
+    "tflite-runtime is not installed",  # it wants an older numpy: an environment of its own
+    "ONNX files have no signatures",
+)
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -23,3 +34,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(SYSTEM_TESTS):
             item.add_marker(pytest.mark.system)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip fails where nothing is missing."""
+    report = yield
+    _judge(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips as a whole."""
+    report = yield
+    _judge(report)
+    return report
+
+
+def _judge(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if ALL_HERE and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if not any(allowed in reason for allowed in ALLOWED):
+            report.outcome = "failed"
+            report.longrepr = f"skipped where nothing may be missing: {reason}"

@@ -1,6 +1,6 @@
 """The repository on the broker, as it is read: releases, their manifests, chunks.
 
-Releases are retained under `repo/metadata/<name>-<version>.json`, chunks under
+Releases are retained under `repo/metadata/<name>@<version>.json`, chunks under
 `repo/chunk/<sha256>`. Whoever may publish on the broker may have written them: a release that
 cannot be read is named with its reason and hides no other one, and a chunk is held to its digest.
 Chunks are asked for by exact topic, a window at a time, as devices do: brokers drop without a word
@@ -18,7 +18,7 @@ from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from edge_runtime.errors import EdgeError, InputError, TransferError, UntrustedError
 from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
-from edge_runtime.messages.fleet import Release
+from edge_runtime.messages.fleet import Release, release_file
 
 WINDOW = 32
 """Chunks asked for at a time: 4 MiB at most."""
@@ -82,7 +82,7 @@ def read_release(connection: Connection, name: str, version: str) -> Release:
         UntrustedError: what is kept under its name cannot be read, or is another release.
         TransferError: the connection was lost.
     """
-    file = file_of(name, version)
+    file = release_file(name, version)
     payload = read_metadata(connection, file)
     if payload is not None:
         return release_of(payload, file, (name, version))
@@ -101,11 +101,6 @@ def read_metadata(connection: Connection, file: str) -> bytes | None:
     """
     topic = connection.topics.metadata(file)
     return connection.retained([topic]).get(topic)
-
-
-def file_of(name: str, version: str) -> str:
-    """Name of the metadata file of a release: what `Release.file` says, before there is one."""
-    return f"{name}-{version}.json".replace("+", "_")
 
 
 def release_of(payload: bytes, file: str, wanted: tuple[str, str] | None = None) -> Release:

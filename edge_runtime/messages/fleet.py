@@ -62,11 +62,20 @@ class BundleRef:
         )
 
 
+def release_file(name: str, version: str) -> str:
+    """Name of the metadata file of a release, `<name>@<version>.json`.
+
+    No name holds an `@`, so no two releases share a file. A version's `+` is a wildcard in a topic,
+    so it becomes `_`, which no version holds.
+    """
+    return f"{name}@{version}.json".replace("+", "_")
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """A published bundle: what it is called and how its manifest is fetched.
 
-    `repo/metadata/<name>-<version>.json` holds one.
+    `repo/metadata/<name>@<version>.json` holds one.
     """
 
     name: str
@@ -82,11 +91,8 @@ class Release:
 
     @property
     def file(self) -> str:
-        """Name of the metadata file that holds this release.
-
-        A version's `+` is a wildcard in a topic, so it becomes `_`, which no version holds.
-        """
-        return f"{self.name}-{self.version}.json".replace("+", "_")
+        """Name of the metadata file that holds this release."""
+        return release_file(self.name, self.version)
 
     @classmethod
     def parse(cls, f: Fields) -> Release:
@@ -117,7 +123,7 @@ class Release:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Release:
-        """Of a retained `repo/metadata/<name>-<version>.json`."""
+        """Of a retained `repo/metadata/<name>@<version>.json`."""
         return cls.parse(open_message(data, "release"))
 
     def to_bytes(self) -> bytes:

@@ -2,8 +2,9 @@
 # Run every test in every environment that is set up, then say in a table how each one ended.
 #
 # The device's suites on the other Pythons run side by side, since they mostly wait; then everything
-# runs on the host's Python, alone, so that its clocks are its own. An interpreter that was not
-# found is named, never passed over in silence.
+# runs on the host's Python, alone, so that its clocks are its own. A device's Python that was not
+# found is named, never passed over in silence; a suite that leaves no exit code has failed. On the
+# host nothing may be skipped but what is named in tests/conftest.py.
 #   SYSTEM=0       leave the tests out that need a real broker
 #   PYTEST_ARGS    handed to every pytest
 set -uo pipefail
@@ -12,57 +13,66 @@ cd "$(dirname "$0")/../.."
 export PATH="$PATH:/usr/sbin:/sbin" ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
-suites=()
 
-# suite NAME FOLDER PYTEST-ARGUMENTS...: its output and its end go to files under $logs.
+# suite NAME FOLDER PYTEST-ARGUMENTS...: its output, exit code and last line go to files in $logs.
 suite() {
     local folder=$2 log=$logs/$1 begin=$SECONDS
-    suites+=("$1")
     shift 2
-    if [[ ! -f $folder/.stamp ]]; then
-        echo "NOT RUN, no such interpreter was found" >"$log.end"
-        return
-    fi
     # shellcheck disable=SC2086  # PYTEST_ARGS is a list of words
     "$folder/bin/python" -m pytest -q -p no:cacheprovider ${PYTEST_ARGS:-} "$@" 2>&1 | tee "$log"
     local code=${PIPESTATUS[0]}
     # A selection of yours (-k …) may leave a suite without a test; without one that is a failure.
     [[ $code == 5 && -n ${PYTEST_ARGS:-} ]] && code=0
-    echo "$code" >"$log.code"
     echo "$(grep -v '^ *$' "$log" | tail -n 1 | tr -d '=') ($((SECONDS - begin)) s)" >"$log.end"
+    echo "$code" >"$log.code"
 }
 
-device=()
-for folder in tests/unit tests/contract tests/hostile tests/scenario; do
-    [[ -d $folder ]] && device+=("$folder")
-done
+# Whether a device's environment is there; it is not where its Python was not found.
+found() { [[ -f $1/.stamp ]]; }
+
+device=(tests/unit tests/contract tests/hostile tests/scenario)
 selection=()
 [[ ${SYSTEM:-1} == 0 ]] && selection=(-m "not system")
+suites=() missing=()
 
 echo "== tests: the device's, on other Pythons"
-beside=()
-suite "device on Python 3.10" .venv-py310 "${device[@]}" >/dev/null &
-beside+=("device on Python 3.10")
-suite "device on Python 3.13" .venv-py313 "${device[@]}" >/dev/null &
-beside+=("device on Python 3.13")
+for version in 3.10 3.13; do
+    name="device on Python $version" folder=.venv-py${version/./}
+    if found "$folder"; then
+        suites+=("$name")
+        suite "$name" "$folder" "${device[@]}" >/dev/null &
+    else
+        missing+=("$name")
+    fi
+done
 wait
-suites+=("${beside[@]}")
-for name in "${suites[@]}"; do
+for name in ${suites[@]+"${suites[@]}"}; do
     echo "-- $name"
-    if [[ -f $logs/$name ]]; then cat "$logs/$name"; fi
+    cat "$logs/$name"
 done
 
 echo "== tests: contracts on tflite-runtime"
-suite "device with tflite-runtime" .venv-tflite tests/contract
+name="device with tflite-runtime"
+if found .venv-tflite; then
+    suites+=("$name")
+    suite "$name" .venv-tflite tests/contract
+else
+    missing+=("$name")
+fi
 
 echo "== tests: everything, on the host's Python"
-suite "everything on the host's Python" .venv ${selection[@]+"${selection[@]}"} tests
+name="everything on the host's Python"
+suites+=("$name")
+EDGE_ALL_HERE=1 suite "$name" .venv ${selection[@]+"${selection[@]}"} tests
 
 echo "== summary"
 failed=0
 for name in "${suites[@]}"; do
-    printf '   %s: %s\n' "$name" "$(<"$logs/$name.end")"
-    if [[ -f $logs/$name.code && $(<"$logs/$name.code") != 0 ]]; then failed=1; fi
+    printf '   %s: %s\n' "$name" "$(cat "$logs/$name.end" 2>/dev/null || echo "ended early")"
+    [[ $(cat "$logs/$name.code" 2>/dev/null) == 0 ]] || failed=1
+done
+for name in ${missing[@]+"${missing[@]}"}; do
+    printf '   %s: NOT RUN, no such interpreter was found\n' "$name"
 done
 if [[ $failed -ne 0 ]]; then
     echo "   FAILED"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.cache import Cache, default_folder
+from converters.cache import Cache, own_source, default_folder
 from converters.recipe import ExportConfig
 from edge_runtime.errors import DeviceError
 
@@ -44,12 +44,19 @@ def test_anything_else_is_another_entry(
     assert not cache.holds(stage, parts)
 
 
-def test_another_release_of_ours_computes_anew(
+def test_another_state_of_our_own_source_computes_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Cache(tmp_path).folder("stage", {}, write)
-    monkeypatch.setattr("converters.cache.tool_versions", lambda name: {name: "99.0"})
-    assert not Cache(tmp_path).holds("stage", {})
+    changed = tmp_path / "converters"
+    changed.mkdir()
+    (changed / "cache.py").write_text("# a pass that works otherwise")
+    monkeypatch.setattr("converters.cache.__file__", str(changed / "cache.py"))
+    own_source.cache_clear()
+    try:
+        assert not Cache(tmp_path).holds("stage", {})
+    finally:
+        own_source.cache_clear()
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from converters.recipe import ExportConfig, FinetuneConfig, VerifyConfig, load_r
 from edge_runtime.errors import InputError
 from tests.converters.small import EXAMPLE, recipe_text
 
-HERE = Path("/work/recipe.toml")
+HERE = Path("/recipes/recipe.toml")
 
 
 def refusal(text: str) -> str:
@@ -29,7 +29,7 @@ def test_the_recipes_of_the_example_are_sound(name: str) -> None:
 
 def test_paths_are_relative_to_the_file_and_defaults_fill_in() -> None:
     recipe = parse_recipe(recipe_text(finetune={}).encode(), HERE)
-    assert recipe.data.train == Path("/work/train.jsonl")
+    assert recipe.data.train == Path("/recipes/train.jsonl")
     training = recipe.config(FinetuneConfig)
     assert training is not None
     assert (training.epochs, training.batch, training.rows) == (1, 32, 0)

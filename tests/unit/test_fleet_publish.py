@@ -16,7 +16,7 @@ from tests.fakes.bundles import write_bundle
 from tests.fakes.fleet import Bundle, bundle
 from tests.fakes.operators import TOPICS, StrictBroker, keep, operator
 
-METADATA = TOPICS.metadata("demo-1.0.0.json")
+METADATA = TOPICS.metadata("demo@1.0.0.json")
 
 
 def put(broker: MemoryBroker, made: Bundle, *, force: bool = False) -> Publication:

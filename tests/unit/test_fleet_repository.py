@@ -12,7 +12,6 @@ from edge_runtime.fleet.repository import (
     WINDOW,
     fetch,
     fetch_manifest,
-    file_of,
     intact,
     read_catalog,
     read_release,
@@ -99,10 +98,15 @@ def test_a_release_that_is_not_there_is_answered_with_those_that_are(made: Bundl
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0-rc.1", "1.0.0+build.5", "1.0.0-a+b"])
-def test_a_release_is_found_by_name_and_version_alone(version: str, made: Bundle) -> None:
+def test_a_release_has_a_topic_whatever_its_version(version: str, made: Bundle) -> None:
     release = dataclasses.replace(made.release, version=version)
-    assert file_of("demo", version) == release.file
-    TOPICS.metadata(release.file)
+    assert TOPICS.metadata(release.file).endswith(f"/demo@{version.replace('+', '_')}.json")
+
+
+def test_no_two_releases_share_a_topic(made: Bundle) -> None:
+    one = dataclasses.replace(made.release, name="demo", version="1.0.0-2.0.0-1")
+    other = dataclasses.replace(made.release, name="demo-1.0.0", version="2.0.0-1")
+    assert one.file != other.file
 
 
 def test_chunks_are_fetched_in_windows(made: Bundle) -> None:

@@ -28,7 +28,7 @@ TOPICS = Topics()
 NAMES: Mapping[str, Callable[[], str]] = {
     "infer": lambda: TOPICS.infer("d", "r"),
     "infer/result": lambda: TOPICS.infer_result("d", "r"),
-    "metadata": lambda: TOPICS.metadata("n-v.json"),
+    "metadata": lambda: TOPICS.metadata("n@v.json"),
     "chunk": lambda: TOPICS.chunk("s"),
     "fence": lambda: TOPICS.fence("t"),
 }
