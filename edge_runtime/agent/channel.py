@@ -25,7 +25,10 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """Frames out and in. An arriving `Connection` is handed out with its descriptor."""
+    """Frames out and in. An arriving `Connection` is handed out with its descriptor.
+
+    `received_bytes` grows with whatever arrives, also before a frame is whole.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -34,6 +37,7 @@ class Channel:
         self._descriptors: deque[int] = deque()
         self._out: deque[tuple[memoryview, int | None]] = deque()
         self._waiting_bytes = 0
+        self.received_bytes = 0
 
     def fileno(self) -> int:
         """For a selector."""
@@ -100,6 +104,7 @@ class Channel:
             raise ChannelClosed("the worker sent more descriptors than one message may carry")
         if not data:
             raise ChannelClosed
+        self.received_bytes += len(data)
         try:
             for frame in self._reader.feed(data):
                 if not isinstance(frame, Connection):

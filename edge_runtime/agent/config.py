@@ -29,6 +29,10 @@ from edge_runtime.update.policy import Policy
 MAX_CONFIG_BYTES = 64 << 10
 MAX_PAYLOAD_BYTES = 2 * MAX_REQUEST_BYTES
 """Accepted from the broker: a request that is a little too large is told so, not lost."""
+MIN_HANG_S = 5.0
+"""A worker is heard once a second, and half of `hang_s` is how long it may be silent."""
+DRAIN_SLACK_S = 2.0
+"""What a worker gets on top of `drain_s` before it is ended."""
 ENVIRONMENT = "EDGE_AGENT_"
 TRUST_IS_MISSING = (
     "trust is missing: bundles are not signed yet (that comes with a later version), so whoever "
@@ -91,7 +95,11 @@ class ApiConfig:
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """How long a worker may take: to load and test itself, to answer at all, to finish."""
+    """How long a worker may take: to load and test itself, to answer at all, to finish.
+
+    `hang_s` is at least MIN_HANG_S. A swap is over once the old worker has finished its requests,
+    so `drain_s` must fit into the update's `activate_timeout_s`.
+    """
 
     start_timeout_s: float = 300.0
     hang_s: float = 30.0
@@ -226,6 +234,7 @@ def _build(sections: Mapping[str, _Section], folder: Path, faults: list[str]) ->
     profile = top.required("profile", max_len=4096)
     if profile.endswith(".toml"):
         profile = str(folder / profile)
+    worker, policy = _worker_and_policy(sections["worker"], sections["update"], faults)
     numbers = api.numbers(ApiConfig(), port=0)
     if numbers["port"] > 65535:
         faults.append(f"{api.of('port').where}: port is {numbers['port']}, expected 0..65535")
@@ -240,8 +249,8 @@ def _build(sections: Mapping[str, _Section], folder: Path, faults: list[str]) ->
         prefix=_prefix(sections["broker"], faults),
         api=ApiConfig(host=api.text("host", "127.0.0.1"), **numbers),
         telemetry=TelemetryConfig(**sections["telemetry"].numbers(TelemetryConfig())),
-        worker=WorkerConfig(**sections["worker"].numbers(WorkerConfig())),
-        update=_policy(sections["update"], faults),
+        worker=worker,
+        update=policy,
     )
 
 
@@ -274,6 +283,28 @@ def _prefix(section: _Section, faults: list[str]) -> str:
     except InputError as error:
         faults.append(f"{section.where}: {error}")
         return DEFAULT_PREFIX
+
+
+def _worker_and_policy(
+    section: _Section, update: _Section, faults: list[str]
+) -> tuple[WorkerConfig, Policy]:
+    """Both, for the one must fit into the other."""
+    before = len(faults)
+    worker, policy = WorkerConfig(**section.numbers(WorkerConfig())), _policy(update, faults)
+    if len(faults) > before:
+        return worker, policy  # What stands in for a faulty number has no meaning.
+    if worker.hang_s < MIN_HANG_S:
+        faults.append(
+            f"{section.of('hang_s').where}: hang_s is {worker.hang_s:g}, expected at least "
+            f"{MIN_HANG_S:g}: a healthy worker would be taken for one that hangs"
+        )
+    if worker.drain_s + DRAIN_SLACK_S >= policy.activate_timeout_s:
+        faults.append(
+            f"{section.of('drain_s').where}: drain_s is {worker.drain_s:g}, expected more than "
+            f"{DRAIN_SLACK_S:g} s below activate_timeout_s of [update], "
+            f"{policy.activate_timeout_s:g}: a swap ends only when the old worker has finished"
+        )
+    return worker, policy
 
 
 def _policy(section: _Section, faults: list[str]) -> Policy:

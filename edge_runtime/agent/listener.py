@@ -1,15 +1,21 @@
 """The socket of the local API, held by the supervisor so that it outlives every worker.
 
-It is bound at the start, so that a taken port is an error at once, and listens only from the first
-worker on: before any bundle serves, a client is refused instead of left waiting. From then on a
-connection that comes while a worker restarts waits in the backlog. A socket that systemd passes
-listens already.
+It is bound once, at the start, so that a taken port is an error at once, and kept until the end. It
+listens only from the first worker on: before any bundle serves, a client is refused instead of left
+waiting. From then on a connection that comes while a worker restarts waits in the backlog. A socket
+that systemd passes listens already.
+
+A port that is bound and not listened on could be taken by another program: SO_REUSEADDR, which we
+need to start again beside yesterday's connections, lets others share it. So the option is taken
+back while nothing listens.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
+from typing import Any
 
 from edge_runtime.agent.notify import passed_sockets
 from edge_runtime.errors import DeviceError, InputError
@@ -28,7 +34,6 @@ class Listener:
     def __init__(self, host: str, port: int) -> None:
         passed = passed_sockets()
         self._passed = bool(passed)
-        self._host = host
         self.listening = self._passed
         self._sock = _adopt(passed[0]) if passed else _bind(host, port)
         self.port: int = self._sock.getsockname()[1]
@@ -47,23 +52,28 @@ class Listener:
         """Let clients connect.
 
         Raises:
-            InputError: another program has begun to listen on the port meanwhile.
+            InputError: it cannot be listened on now.
         """
         if not self.listening:
             try:
+                _share(self._sock, True)
                 self._sock.listen(BACKLOG)
             except OSError as reason:
+                _share(self._sock, False)
                 raise InputError(f"api: {self.address}: {reason.strerror}") from None
             self.listening = True
 
     def refuse(self) -> None:
         """Refuse clients again, and those that wait: nothing serves. The port stays ours.
 
-        A socket cannot stop listening, so it is replaced; one that systemd passed stays.
+        One that systemd passed goes on listening.
         """
         if self.listening and not self._passed:
-            self._sock.close()
-            self._sock = _bind(self._host, self.port)
+            # On Linux this ends the listening and nothing else. Whoever inherited the socket, like
+            # a worker that was killed and is not gone yet, does not listen any more either.
+            with suppress(OSError):
+                _share(self._sock, False)
+                self._sock.shutdown(socket.SHUT_RD)
             self.listening = False
 
     def close(self) -> None:
@@ -79,9 +89,13 @@ def _bind(host: str, port: int) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        sock = socket.socket(family, kind, proto)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
+        sock = _bound(family, kind, proto, address)
+        if port == 0:
+            # Linux keeps a port through `refuse` only for a socket that asked for it by number.
+            found, sock = sock, None
+            with found:
+                sock = _bound(family, kind, proto, found.getsockname())
+        _share(sock, False)
         # Old and new worker accept from the same queue during a swap; neither may block in it.
         sock.setblocking(False)
     except (OSError, UnicodeError) as reason:
@@ -90,6 +104,22 @@ def _bind(host: str, port: int) -> socket.socket:
         why = getattr(reason, "strerror", None) or "not a host name"
         raise InputError(f"{where}: cannot be used ({why})") from None
     return sock
+
+
+def _bound(family: int, kind: int, proto: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, kind, proto)
+    try:
+        _share(sock, True)
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _share(sock: socket.socket, yes: bool) -> None:
+    """Whether another socket may be bound to the same port while neither listens."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(yes))
 
 
 def _adopt(descriptor: int) -> socket.socket:

@@ -68,9 +68,10 @@ class WorkerProcess:
                 # Ctrl-C in a terminal is for the supervisor, which ends its workers in order.
                 start_new_session=True,
             )
-        except OSError as reason:
+        except (OSError, ValueError) as reason:  # ValueError: a descriptor that is closed.
             ours.close()
-            raise DeviceError(f"worker cannot be started ({reason.strerror})") from None
+            why = getattr(reason, "strerror", None) or reason
+            raise DeviceError(f"worker cannot be started ({why})") from None
         finally:
             theirs.close()
         self.channel = Channel(ours)

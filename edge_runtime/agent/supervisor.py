@@ -4,6 +4,12 @@ One thread, one loop. What the broker's thread brings, what workers say, and tim
 there one after another, and go to the update driver, to the workers and out to the broker. It
 holds the API's socket, so that workers come and go unseen by clients. It loads no engine and no
 numpy: a crash or a leak in vendor code costs a worker, never the updater.
+
+What the broker brings gets a slice of the loop's time, then everything else has its turn, so the
+loop comes round in about `SLICE_S` and one write to the disk. Two things take longer, and bound
+what SIGTERM, requests and telemetry may have to wait: a bundle that is written (`install`) or read
+and verified whole (after its last chunk). The service manager's watchdog is fed meanwhile, for as
+long as chunk follows chunk; workers are not taken for silent because nobody listened.
 """
 
 from __future__ import annotations
@@ -20,14 +26,14 @@ from types import FrameType
 
 from edge_runtime.agent.asks import Asks
 from edge_runtime.agent.config import AgentConfig
-from edge_runtime.agent.inbox import Inbox
+from edge_runtime.agent.inbox import Allowance, Inbox
 from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.notify import Notifier
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.reporting import Reporting
 from edge_runtime.agent.workers import Workers
 from edge_runtime.bundle.archive import open_bundle
-from edge_runtime.bundle.files import sha256_hex
+from edge_runtime.bundle.files import MAX_CHUNK_BYTES, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fields import Json
@@ -42,6 +48,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
 MAX_SLEEP_S = 60.0
+MAX_REQUESTS = 128
+MAX_REQUESTS_BYTES = 8 << 20
 
 
 class Supervisor:
@@ -63,6 +71,10 @@ class Supervisor:
         self._listener = Listener(config.api.host, config.api.port)
         self._selector = selectors.DefaultSelector()
         self._inbox = Inbox()
+        self._requests = Allowance(MAX_REQUESTS, MAX_REQUESTS_BYTES)
+        # All that is asked for at a time, and again after a reconnect.
+        chunks = 2 * config.update.window
+        self._chunks = Allowance(chunks, chunks * MAX_CHUNK_BYTES)
         self._selector.register(self._inbox, selectors.EVENT_READ, self._on_inbox)
         self._notifier = Notifier()
         self._stopping = False
@@ -80,7 +92,14 @@ class Supervisor:
             worker=config.worker,
         )
         self._workers = Workers(order, self._listener, self._selector, self)
-        self._driver = Driver(config.state_dir, self._profile, self, self, config.update)
+        self._driver = Driver(
+            config.state_dir,
+            self._profile,
+            self,
+            self,
+            config.update,
+            pulse=lambda: self._notifier.alive(time.monotonic()),
+        )
         self._reporting = Reporting(config, self._profile.name, version, now_s)
         self._asks: Asks | None = None
         if connector is not None:
@@ -201,8 +220,10 @@ class Supervisor:
         end_s = time.monotonic() + self.config.worker.drain_s + 1.0
         while not self._workers.finished() and (now_s := time.monotonic()) < end_s:
             self._workers.watch(now_s)
+            self._notifier.alive(now_s)
             for key, mask in self._selector.select(0.1):
                 key.data(mask)
+        self._workers.kill()  # What is left; whoever asked it something can still be told.
         self._reporting.tick(time.monotonic(), {"supervisor": os.getpid()})
         self._reporting.goodbye(FLUSH_S)
         log.info("ended")
@@ -237,28 +258,43 @@ class Supervisor:
         digest = self._topics.chunk_of(message.topic)
         _, what = self._topics.device_of(message.topic) or ("", "")
         if digest is not None:
-            self._inbox.put(lambda: self._chunk(digest, message.payload))
+            self._keep_chunk(digest, message.payload)
         elif not message.payload or self._asks is None:
             return  # Empty is how a retained message is deleted.
         elif what == "desired":
             self._inbox.put_latest(what, lambda: self._desired(message.payload))
-        elif not self._inbox.put(lambda: self._ask(message), request_bytes=len(message.payload)):
+        elif not self._inbox.put(
+            lambda: self._ask(message), within=self._requests, size_bytes=len(message.payload)
+        ):
             self._asks.refuse(message, "too many requests wait already, try again soon")
+
+    def _keep_chunk(self, digest: str, data: bytes) -> None:
+        """Until the loop has time. What finds no room is asked for again when its time is up."""
+        if len(data) > MAX_CHUNK_BYTES:
+            data = b""  # No chunk: the driver counts it as spoiled, its bytes need not wait here.
+        if not self._inbox.put(
+            lambda: self._chunk(digest, data), within=self._chunks, size_bytes=len(data)
+        ):
+            log.debug("no room for a chunk", extra={"sha256": digest})
 
     def _on_connection(self, connected: bool, _reason: str) -> None:
         self._inbox.put(lambda: self._connected(connected))
 
-    # The same, on ours.
+    # The same, on ours. Once the end has begun, no update goes on: what is desired is retained, and
+    # the journal knows where to go on after the next start.
 
     def _connected(self, connected: bool) -> None:
         self._reporting.connected(connected)
-        self._driver.connected(connected, time.monotonic())
+        if not self._stopping:
+            self._driver.connected(connected, time.monotonic())
 
     def _chunk(self, sha256: str, data: bytes) -> None:
-        self._driver.chunk(sha256, data, time.monotonic())
+        if not self._stopping:
+            self._driver.chunk(sha256, data, time.monotonic())
 
     def _desired(self, payload: bytes) -> None:
-        self._driver.desired(payload, time.monotonic())
+        if not self._stopping:
+            self._driver.desired(payload, time.monotonic())
 
     def _ask(self, message: Message) -> None:
         if self._asks is not None:
@@ -277,12 +313,14 @@ class Supervisor:
             self._reporting.link.unsubscribe([self._topics.chunk(d) for d in digests])
 
     def start_active(self, manifest_sha256: str) -> None:
-        """Load, self-test and serve."""
-        self._workers.start_active(manifest_sha256)
+        """Load, self-test and serve; nothing once the end has begun, which is no failure."""
+        if not self._stopping:
+            self._workers.start_active(manifest_sha256)
 
     def start_candidate(self, manifest_sha256: str) -> None:
-        """Load and self-test."""
-        self._workers.start_candidate(manifest_sha256)
+        """Load and self-test, with the same exception."""
+        if not self._stopping:
+            self._workers.start_candidate(manifest_sha256)
 
     def activate_candidate(self) -> None:
         """Swap."""
@@ -326,6 +364,11 @@ class Supervisor:
     def served(self) -> None:
         """Another worker serves now."""
         self._report()
+
+    def unreachable(self, reason: str) -> None:
+        """Clients cannot connect, for the port cannot be listened on."""
+        log.error("api cannot be opened: %s", reason)
+        self.event("api-unreachable", reason, {})
 
     def counted(self, pid: int, snapshot: Snapshot | None) -> None:
         """Counters of a worker."""

@@ -29,9 +29,10 @@ from edge_runtime.agent.server import HttpServer
 from edge_runtime.agent.serving import Serving
 from edge_runtime.bundle.store import ChunkStore, StoreReader
 from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.errors import DeviceError, EdgeError, InputError
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.inference.selftest import first_passing
+from edge_runtime.messages.fleet import MAX_REQUEST_BYTES
 from edge_runtime.messages.worker import (
     Answer,
     Ask,
@@ -65,7 +66,11 @@ class Control:
         self._descriptors: list[int] = []
 
     def send(self, frame: Frame, descriptor: int | None = None) -> None:
-        """Send `frame`; the supervisor gets a copy of `descriptor`."""
+        """Send `frame`; the supervisor gets a copy of `descriptor`.
+
+        Raises:
+            InputError: it is too large; nothing was sent.
+        """
         data = to_frame(frame)
         try:
             with self._lock:
@@ -184,15 +189,23 @@ class Worker:
 
     def _answer_asks(self) -> None:
         while (ask := self._asks.get()) is not None:
+            answer = self._answer(ask)
             try:
-                results = self._serving.texts(ask.texts) if ask.texts else []
-                answer = Answer(ask.id, tuple(result.as_json() for result in results))
-            except EdgeError as reason:
-                answer = Answer(ask.id, error=str(reason))
-            except Exception:
-                log.exception("inference failed")
-                answer = Answer(ask.id, error="the engine failed; the device's log says more")
-            self._control.send(answer)
+                self._control.send(answer)
+            except InputError:
+                # The broker's bound is what the asker has to know; a frame's is beyond it.
+                sentence = f"the answer has more than {MAX_REQUEST_BYTES} bytes"
+                self._control.send(Answer(ask.id, error=sentence))
+
+    def _answer(self, ask: Ask) -> Answer:
+        try:
+            results = self._serving.texts(ask.texts) if ask.texts else []
+            return Answer(ask.id, tuple(result.as_json() for result in results))
+        except EdgeError as reason:
+            return Answer(ask.id, error=str(reason))
+        except Exception:
+            log.exception("inference failed")
+            return Answer(ask.id, error="the engine failed; the device's log says more")
 
 
 def main() -> int:

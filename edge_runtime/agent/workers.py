@@ -5,7 +5,9 @@ told to serve, and the old one to drain: it finishes its requests, passes its id
 here, and they go down to the successor. So nobody is refused and nothing is lost.
 
 A worker is watched by its heartbeat, by how long it may load and how long it may drain, and by
-the end of its channel. What is decided about a failure is for others: `Listening` hears of it.
+the end of its channel. Only what was looked for and not found counts as silence: this process may
+itself have been busy for longer than a worker may be silent. What is decided about a failure is for
+others: `Listening` hears of it.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ import logging
 import os
 import selectors
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
 from edge_runtime.agent.channel import ChannelClosed
+from edge_runtime.agent.config import DRAIN_SLACK_S
 from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.process import Phase, WorkerProcess
-from edge_runtime.errors import DeviceError, UntrustedError
+from edge_runtime.errors import DeviceError, InputError, UntrustedError
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.messages.worker import (
     Answer,
@@ -40,7 +43,8 @@ from edge_runtime.telemetry import Snapshot
 log = logging.getLogger(__name__)
 
 MAX_ORPHANS = 256
-DRAIN_SLACK_S = 2.0
+REOPEN_S = 1.0
+REOPEN_MAX_S = 60.0
 
 
 class Listening(Protocol):
@@ -54,6 +58,9 @@ class Listening(Protocol):
 
     def served(self) -> None:
         """A worker has begun to serve."""
+
+    def unreachable(self, reason: str) -> None:
+        """It cannot be reached, for the API's port cannot be listened on. Said once."""
 
     def failed(self, reason: str) -> None:
         """The active worker could not serve, crashed or hung, and is gone."""
@@ -75,12 +82,14 @@ class Workers:
         selector: selectors.BaseSelector,
         listening: Listening,
         clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Order, float], WorkerProcess] = WorkerProcess,
     ) -> None:
         self._order = order
         self._listener = listener
         self._selector = selector
         self._listening = listening
         self._clock = clock
+        self._start_process = start
         self._all: list[WorkerProcess] = []
         self._serving: WorkerProcess | None = None
         self._starting: WorkerProcess | None = None
@@ -88,6 +97,8 @@ class Workers:
         self._activating = False
         self._wanted = False
         self._orphans: list[int] = []
+        self._reopen_s: float | None = None
+        self._reopen_wait_s = REOPEN_S
 
     @property
     def pids(self) -> dict[str, int]:
@@ -170,28 +181,37 @@ class Workers:
 
     def watch(self, now_s: float) -> float | None:
         """End what is overdue; when to look again at the latest."""
-        due: list[float] = []
+        for worker in list(self._all):
+            if any(at_s <= now_s for at_s, _ in self._limits(worker)):
+                # Did it speak while we did not look?
+                self._on_channel(worker, selectors.EVENT_READ)
+        due = [] if self._reopen_s is None else [self._reopen(now_s)]
         for worker in self._all:
-            if worker.deadline_s is not None and worker.deadline_s <= now_s:
-                limit = "load" if worker.phase is Phase.LOADING else "finish its requests"
-                worker.deadline_s = None
-                worker.kill(f"the worker did not {limit} in time")
-            elif worker.phase in (Phase.READY, Phase.SERVING) and not worker.fault:
-                silent_s = worker.heard_s + self._order.worker.hang_s / 2
-                if silent_s <= now_s:
-                    worker.kill("the worker hangs")
-                else:
-                    due.append(silent_s)
-            if worker.deadline_s is not None:
-                due.append(worker.deadline_s)
-        return min(due, default=None)
+            for at_s, fault in self._limits(worker):
+                if at_s <= now_s:
+                    worker.kill(fault)
+                    break
+                due.append(at_s)
+        return min((at_s for at_s in due if at_s is not None), default=None)
+
+    def _limits(self, worker: WorkerProcess) -> Iterator[tuple[float, str]]:
+        """When it will have taken too long for something, and for what."""
+        if worker.fault:
+            return  # It is being ended already.
+        if worker.deadline_s is not None:
+            limit = "load" if worker.phase is Phase.LOADING else "finish its requests"
+            yield worker.deadline_s, f"the worker did not {limit} in time"
+        if worker.phase in (Phase.READY, Phase.SERVING):
+            yield worker.heard_s + self._order.worker.hang_s / 2, "the worker hangs"
 
     def finished(self) -> bool:
         """Whether no process is left."""
         return not self._all
 
     def kill(self) -> None:
-        """End everything at once."""
+        """End everything at once; nobody is blamed for it."""
+        self._candidate = self._starting = self._serving = None
+        self._wanted = self._activating = False
         for worker in list(self._all):
             worker.kill("the agent ends")
             self._gone(worker)
@@ -200,11 +220,13 @@ class Workers:
     # Frames.
 
     def _start(self, manifest_sha256: str) -> WorkerProcess | None:
-        order = replace(
-            self._order, manifest_sha256=manifest_sha256, listener=self._listener.fileno()
-        )
+        listener = self._listener.fileno()
+        if listener < 0:
+            log.warning("the agent is ending, no worker is started")
+            return None
+        order = replace(self._order, manifest_sha256=manifest_sha256, listener=listener)
         try:
-            worker = WorkerProcess(order, self._clock())
+            worker = self._start_process(order, self._clock())
         except DeviceError as reason:
             log.error("%s", reason)
             return None
@@ -221,9 +243,11 @@ class Workers:
             if mask & selectors.EVENT_WRITE:
                 worker.channel.flush()
             if mask & selectors.EVENT_READ:
+                before = worker.channel.received_bytes
                 for frame, descriptor in worker.channel.receive():
-                    worker.heard_s = self._clock()
                     self._on_frame(worker, frame, descriptor)
+                if worker.channel.received_bytes > before:
+                    worker.heard_s = self._clock()
         except ChannelClosed as reason:
             if str(reason):
                 worker.kill(str(reason))
@@ -276,8 +300,7 @@ class Workers:
     def _promote(self, worker: WorkerProcess) -> None:
         before, self._serving = self._serving, worker
         worker.phase = Phase.SERVING
-        self._listener.listen()
-        self._send(worker, Serve())
+        self._open()
         orphans, self._orphans = self._orphans, []
         for descriptor in orphans:
             self._forward(descriptor)
@@ -287,6 +310,28 @@ class Workers:
                                    "api": self._listener.address})  # fmt: skip
         self._listening.served()
         self._conclude()
+
+    def _open(self) -> None:
+        """Let clients reach who serves; where the port cannot be had, `watch` tries again."""
+        if self._serving is None:
+            self._reopen_s = None
+            return
+        try:
+            self._listener.listen()
+        except InputError as reason:
+            if self._reopen_s is None:
+                self._reopen_wait_s = REOPEN_S
+                self._listening.unreachable(str(reason))
+            self._reopen_s = self._clock() + self._reopen_wait_s
+            self._reopen_wait_s = min(2 * self._reopen_wait_s, REOPEN_MAX_S)
+            return
+        self._reopen_s = None
+        self._send(self._serving, Serve())
+
+    def _reopen(self, now_s: float) -> float | None:
+        if self._reopen_s is not None and self._reopen_s <= now_s:
+            self._open()
+        return self._reopen_s
 
     def _drain(self, worker: WorkerProcess) -> None:
         worker.phase = Phase.DRAINING

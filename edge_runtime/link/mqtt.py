@@ -252,9 +252,8 @@ class _Connection:
         deadline_s = time.monotonic() + patience_s
         goodbye = False
         while True:
-            if not self.accepted:
-                sleep_s = max(0.0, min(sleep_s, deadline_s - time.monotonic()))
-            code = self._step(sock, sleep_s)
+            left_s = sleep_s if self.accepted else deadline_s - time.monotonic()
+            code = self._step(sock, max(0.0, min(sleep_s, left_s)))
             if code or client.socket() is None:
                 return code
             if not self.accepted:

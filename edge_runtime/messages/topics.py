@@ -93,7 +93,9 @@ class Topics:
             InputError: `file` is more than one level, or holds a wildcard.
         """
         if file != "+" and not re.fullmatch(r"[A-Za-z0-9@._-]{1,255}", file):
-            raise InputError(f"metadata file {file!r}: expected letters, digits, '@', '.', '-' or '_'")
+            raise InputError(
+                f"metadata file {file!r}: expected letters, digits, '@', '.', '-' or '_'"
+            )
         return f"{self.prefix}/repo/metadata/{file}"
 
     def chunk(self, sha256: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from edge_runtime.errors import UntrustedError
+from edge_runtime.errors import InputError, UntrustedError
 from edge_runtime.fields import Fields, Json, decode_json, encode_json
 from edge_runtime.messages.fleet import Accelerator
 
@@ -102,8 +102,15 @@ Frame: TypeAlias = Ready | Refused | Serve | Drain | Connection | Heartbeat | As
 
 
 def to_frame(message: Frame) -> bytes:
-    """Length and JSON of `message`."""
-    body = encode_json({"kind": type(message).__name__, **dataclasses.asdict(message)})
+    """Length and JSON of `message`.
+
+    Raises:
+        InputError: more than MAX_FRAME_BYTES: the other end would take it for nonsense and hang up.
+    """
+    kind = type(message).__name__
+    body = encode_json({"kind": kind, **dataclasses.asdict(message)})
+    if len(body) > MAX_FRAME_BYTES:
+        raise InputError(f"{kind}: {len(body)} bytes, at most {MAX_FRAME_BYTES} fit a frame")
     return _LENGTH.pack(len(body)) + body
 
 

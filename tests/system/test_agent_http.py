@@ -33,6 +33,11 @@ MASK = {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": 
 TEXT = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["mail"]}
 
 
+def tensors(rows: int, length: int) -> list[dict[str, Any]]:
+    whole = {"shape": [rows, length], "data": [1] * (rows * length)}
+    return [IDS | whole, MASK | whole]
+
+
 def made(folder: Path, version: str = "1.0.0", **changed: Any) -> Path:
     variants = [variant_json("ort-int8", "model-int8.onnx")]
     return tiny_folder(folder / version, variants, version=version, **changed)
@@ -122,6 +127,8 @@ def test_health_and_metadata_follow_the_protocol(device: Agent) -> None:
         ({"inputs": [{**TEXT, "data": ["x" * 5000]}]}, "4096"),
         ({"inputs": [TEXT], "outputs": [{"name": "labl"}]}, "'labl' is not known"),
         ({"inputs": [IDS]}, "attention_mask is missing"),
+        ({"inputs": tensors(65, 1)}, "65 rows, at most 64 are answered at once"),
+        ({"inputs": tensors(1, 129)}, "a sequence of 129, at most 128 are taken"),
         ({"inputs": [{**IDS, "datatype": "FP32"}, MASK]}, "expected int64, found float32"),
         ({"inputs": [{**IDS, "shape": [3]}, MASK]}, "shape"),
         ({"inputs": [{**IDS, "data": [1, 2]}, MASK]}, "means 3 values"),
@@ -195,7 +202,7 @@ def test_a_killed_worker_is_replaced_and_clients_wait_in_between(tmp_path: Path)
 
 
 def test_a_hanging_worker_is_ended_and_replaced(tmp_path: Path) -> None:
-    settings = QUICK + "[worker]\nhang_s = 4.0\n"
+    settings = QUICK + "[worker]\nhang_s = 5.0\n"
     with agent(tmp_path, bundle=made(tmp_path), settings=settings) as running:
         (before,) = running.workers()
         os.kill(before, signal.SIGSTOP)

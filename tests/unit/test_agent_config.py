@@ -48,6 +48,18 @@ def test_every_table_is_read_and_paths_stand_relative_to_the_file(tmp_path: Path
     assert (config.update.window, config.update.trial_s) == (4, 5.0)
 
 
+@pytest.mark.parametrize("url", ["MQTTS://u:p@h", " mqtts://u:p@h", "Mqtts://u:p@h"])
+def test_a_broker_whose_scheme_is_written_oddly_is_still_encrypted(
+    tmp_path: Path, url: str
+) -> None:
+    for config in (
+        load(tmp_path, SMALLEST + f'[broker]\nurl = "{url}"\n'),
+        load(tmp_path, SMALLEST, EDGE_AGENT_BROKER_URL=url),
+    ):
+        assert config.broker is not None
+        assert (config.broker.tls, config.broker.port) == (True, 8883)
+
+
 def test_trust_must_be_chosen_in_so_many_words(tmp_path: Path) -> None:
     text = 'device_id = "a"\nprofile = "generic-x86_64"\n'
     assert 'write trust = "none"' in fault(tmp_path, text)
@@ -103,12 +115,33 @@ def test_every_fault_is_told_in_one_go_with_where_it_stands(tmp_path: Path) -> N
         (SMALLEST + "[update]\nwindow = 900\n", "at most 250"),
         (SMALLEST + 'log_level = "loud"\n', "expected one of debug"),
         (SMALLEST + "[telemetry]\ninterval_s = true\n", "must be a number, found true"),
+        (
+            SMALLEST + "[worker]\nhang_s = 4.9\n",
+            "[worker]: hang_s is 4.9, expected at least 5: a healthy worker would be taken for one "
+            "that hangs",
+        ),
+        (
+            SMALLEST + "[worker]\ndrain_s = 118\n",
+            "[worker]: drain_s is 118, expected more than 2 s below activate_timeout_s of "
+            "[update], 120: a swap ends only when the old worker has finished",
+        ),
+        (SMALLEST + "[update]\nactivate_timeout_s = 12\n", "drain_s is 10, expected more than"),
     ],
 )
 def test_a_faulty_file_is_refused_with_a_sentence(tmp_path: Path, text: str, says: str) -> None:
     said = fault(tmp_path, text)
     assert says in said
     assert "agent.toml" in said
+
+
+def test_the_smallest_bounds_of_a_worker_are_taken(tmp_path: Path) -> None:
+    text = "[worker]\nhang_s = 5\ndrain_s = 117.9\n"
+    assert load(tmp_path, SMALLEST + text).worker.drain_s == 117.9
+
+
+@pytest.mark.parametrize("text", ["[worker]\nhang_s = -1\n", "[update]\nactivate_timeout_s = 0\n"])
+def test_a_number_that_is_faulty_itself_is_one_fault_and_not_two(tmp_path: Path, text: str) -> None:
+    assert ";" not in fault(tmp_path, SMALLEST + text)
 
 
 def test_a_missing_file_and_one_that_is_too_large_are_refused(tmp_path: Path) -> None:

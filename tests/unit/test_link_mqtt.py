@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import random
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from edge_runtime.errors import TransferError
 from edge_runtime.link import BrokerConfig, Message
+from edge_runtime.link.backoff import Backoff
 from edge_runtime.link.mqtt import MqttLink
 
 CONNACK5 = bytes([0x20, 3, 0, 0, 0])
@@ -195,26 +197,43 @@ def test_outage_is_logged_once_and_its_end_once(
 
 
 def test_attempts_are_spread_and_grow_apart(serve: Serve) -> None:
+    """No attempt comes before the waits that `Backoff` drew for this seed are over.
+
+    A loaded machine only makes it later, so there is no bound but a generous one on that side.
+    """
+    started_s = time.monotonic()
     server, _ = serve(
         lambda c, n: c.shutdown(socket.SHUT_RDWR),
         version="5",
         backoff_base_s=0.02,
         backoff_cap_s=0.32,
     )
-    until(lambda: len(server.accepted_s) >= 14, timeout_s=15)
-    gaps = [b - a for a, b in zip(server.accepted_s, server.accepted_s[1:], strict=False)]
-    assert max(gaps[:2]) < 0.12
-    assert max(gaps) > 0.1
-    assert len({round(gap, 3) for gap in gaps}) > 8
+    backoff = Backoff(base_s=0.02, cap_s=0.32, rng=random.Random(1))
+    waits_s = [backoff.next_s() for _ in range(13)]
+    until(lambda: len(server.accepted_s) > len(waits_s), timeout_s=30)
+    assert max(waits_s) > 4 * max(waits_s[:2])
+    for waited_s, accepted_s in zip(
+        itertools.accumulate(waits_s), server.accepted_s[1:], strict=False
+    ):
+        assert accepted_s - started_s >= waited_s
 
 
-def test_idle_link_sleeps(serve: Serve) -> None:
-    _, link = serve(lambda c, n: c.sendall(CONNACK5), version="5")
+def test_idle_link_sleeps(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is woken at most every ten seconds; what the rest of this process does is its own."""
+    _, link = serve(lambda c, n: c.sendall(CONNACK5), version="5", connect_timeout_s=10.0)
     link.wait_connected(5)
-    time.sleep(0.2)
-    before_s = time.process_time()
-    time.sleep(1.0)
-    assert time.process_time() - before_s < 0.02
+    woken: list[float] = []
+    clear = link.waker.clear
+
+    def count() -> None:
+        woken.append(time.monotonic())
+        clear()
+
+    monkeypatch.setattr(link.waker, "clear", count)
+    time.sleep(1.5)
+    assert len(woken) <= 3  # The end of the handshake may be among them.
+    link.publish("a", b"", qos=0)
+    until(lambda: len(woken) > 0)
 
 
 def test_close_during_a_hanging_connect_returns_soon(serve: Serve) -> None:

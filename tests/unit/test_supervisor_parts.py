@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from edge_runtime.agent.asks import MAX_UNDER_WAY, Asks
 from edge_runtime.agent.channel import MAX_WAITING_BYTES, Channel, ChannelClosed
-from edge_runtime.agent.config import AgentConfig, TelemetryConfig
-from edge_runtime.agent.inbox import MAX_INBOX_BYTES, MAX_REQUESTS, Inbox
+from edge_runtime.agent.config import AgentConfig, ApiConfig, TelemetryConfig
+from edge_runtime.agent.inbox import Allowance, Inbox
 from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.logs import Line
 from edge_runtime.agent.notify import Notifier, passed_sockets
 from edge_runtime.agent.reporting import Reporting
+from edge_runtime.agent.supervisor import Supervisor
+from edge_runtime.bundle.files import MAX_CHUNK_BYTES
 from edge_runtime.errors import InputError
 from edge_runtime.link import BrokerConfig, Message
 from edge_runtime.messages.fleet import (
@@ -34,7 +38,7 @@ from edge_runtime.messages.fleet import (
 )
 from edge_runtime.messages.topics import Topics
 from edge_runtime.messages.worker import Answer, Ask, Connection, Drain, Serve, to_frame
-from edge_runtime.update.driver import Status
+from edge_runtime.update.driver import Policy, Status
 
 TOPICS = Topics()
 
@@ -121,6 +125,46 @@ def test_the_port_is_taken_at_once_and_clients_are_refused_until_it_listens() ->
     listener.close()
 
 
+@pytest.mark.parametrize("by_number", [True, False], ids=["by number", "any free port"])
+def test_nobody_takes_the_port_while_it_does_not_listen(by_number: bool) -> None:
+    port = 0
+    if by_number:
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port = found.getsockname()[1]
+    listener = Listener("127.0.0.1", port)
+    for _ in range(2):
+        for host in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(OSError, match="in use"):
+                take(host, listener.port)
+        listener.listen()
+        client = socket.create_connection(("127.0.0.1", listener.port), timeout=1)
+        listener.refuse()
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+    listener.close()
+    take("127.0.0.1", listener.port)
+
+
+def test_a_worker_that_is_not_gone_yet_keeps_no_client_waiting() -> None:
+    listener = Listener("127.0.0.1", 0)
+    listener.listen()
+    with socket.socket(fileno=os.dup(listener.fileno())):
+        listener.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", listener.port), timeout=1)
+        listener.listen()
+        socket.create_connection(("127.0.0.1", listener.port), timeout=1).close()
+    listener.close()
+
+
+def take(host: str, port: int) -> None:
+    """As almost every server does."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((host, port))
+        other.listen()
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a" * 300])
 def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
     with pytest.raises(InputError, match="cannot be used"):
@@ -168,14 +212,121 @@ def test_calls_from_other_threads_arrive_in_order_and_strangers_are_bounded() ->
     thread = threading.Thread(target=put_three)
     thread.start()
     thread.join()
-    taken = [inbox.put(lambda: seen.append(9), request_bytes=1) for _ in range(MAX_REQUESTS + 1)]
-    assert taken == [True] * MAX_REQUESTS + [False]
+    few = Allowance(4, 100)
+    taken = [inbox.put(lambda: seen.append(9), within=few, size_bytes=1) for _ in range(5)]
+    assert taken == [True] * 4 + [False]
+    assert inbox.put(lambda: None, within=Allowance(1, 1)), "each kind has its own account"
     for call in inbox.take():
         call()
-    assert seen == [0, 1, 2] + [9] * MAX_REQUESTS
-    assert inbox.put(lambda: None, request_bytes=MAX_INBOX_BYTES)
-    assert not inbox.put(lambda: None, request_bytes=1)
+    assert seen == [0, 1, 2] + [9] * 4
+    assert inbox.put(lambda: None, within=few, size_bytes=100)
+    assert not inbox.put(lambda: None, within=few, size_bytes=1)
     inbox.close()
+
+
+def readable(inbox: Inbox) -> bool:
+    return bool(select.select([inbox], [], [], 0)[0])
+
+
+def test_work_that_brings_new_work_has_one_turn_at_a_time() -> None:
+    inbox = Inbox()
+    made = 0
+
+    def work() -> None:
+        nonlocal made
+        made += 1
+        if made < 1000:
+            inbox.put(work)
+
+    inbox.put(work)
+    inbox.put(work)
+    for turn in range(1, 4):
+        for call in inbox.take():
+            call()
+        assert made == 2 * turn
+        assert readable(inbox)
+    inbox.close()
+
+
+def test_a_turn_ends_in_time_and_what_is_left_wakes_the_loop_again() -> None:
+    now_s = 0.0
+    inbox = Inbox(lambda: now_s)
+    seen: list[int] = []
+
+    def work(number: int) -> None:
+        nonlocal now_s
+        now_s += 0.04
+        seen.append(number)
+
+    for number in range(5):
+        inbox.put(partial(work, number))
+    for call in inbox.take(0.1):
+        call()
+    assert seen == [0, 1, 2]
+    assert readable(inbox)
+    for call in inbox.take(0.1):
+        call()
+    assert seen == [0, 1, 2, 3, 4]
+    assert not readable(inbox)
+    inbox.close()
+
+
+def test_a_call_that_fails_takes_nothing_from_those_after_it() -> None:
+    inbox = Inbox()
+    seen: list[int] = []
+    inbox.put(partial(seen.__delitem__, 0))
+    inbox.put(partial(seen.append, 1))
+    with pytest.raises(IndexError):
+        take_once(inbox)
+    assert readable(inbox)
+    take_once(inbox)
+    assert seen == [1]
+    inbox.close()
+
+
+def take_once(inbox: Inbox) -> None:
+    for call in inbox.take():
+        call()
+
+
+class ChunkLink:
+    """A link that a test delivers messages through, as the broker's thread does."""
+
+    address = "fake"
+
+    def __init__(self) -> None:
+        self.deliver: Callable[[Message], None]
+
+    def connect(self, _id: str, on_message: Callable[[Message], None], *_: Any, **__: Any) -> Any:
+        self.deliver = on_message
+        return self
+
+
+@pytest.mark.parametrize("size_bytes", [MAX_CHUNK_BYTES, 4 * MAX_CHUNK_BYTES])
+def test_chunks_without_end_fill_no_memory_while_the_loop_is_busy(
+    tmp_path: Path, size_bytes: int
+) -> None:
+    link = ChunkLink()
+    config = AgentConfig(
+        "d",
+        "generic-x86_64",
+        tmp_path,
+        "none",
+        broker=BrokerConfig("b", 1883),
+        api=ApiConfig(port=0),
+        update=Policy(window=4),
+    )
+    supervisor = Supervisor(config, "1", cast(Any, link.connect))
+    assert supervisor.port
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            topic = TOPICS.chunk(f"{number:064x}")
+            link.deliver(Message(topic, bytes([number]) * size_bytes))
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 10 * MAX_CHUNK_BYTES
 
 
 def test_of_calls_with_one_name_only_the_latest_is_made() -> None:

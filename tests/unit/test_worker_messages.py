@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.errors import UntrustedError
-from edge_runtime.messages.worker import MAX_FRAME_BYTES, FrameReader, Refused, to_frame
+from edge_runtime.errors import InputError, UntrustedError
+from edge_runtime.messages.fleet import MAX_REQUEST_BYTES, InferRequest, to_bytes
+from edge_runtime.messages.worker import (
+    MAX_FRAME_BYTES,
+    Answer,
+    Ask,
+    FrameReader,
+    Refused,
+    to_frame,
+)
 from tests.fakes.messages import FRAME_MESSAGES, FRAMES
 
 
@@ -47,6 +55,23 @@ def test_half_a_frame_is_no_frame() -> None:
 def test_a_frame_too_large_is_refused_from_its_length_alone() -> None:
     with pytest.raises(UntrustedError, match="frame: 4194305 bytes, at most 4194304"):
         list(FrameReader().feed(struct.pack(">I", MAX_FRAME_BYTES + 1)))
+
+
+def test_what_a_reader_would_refuse_is_not_written() -> None:
+    fits = Answer("r", ({"x": "y" * (MAX_FRAME_BYTES - 100)},))
+    assert list(FrameReader().feed(to_frame(fits))) == [fits]
+    with pytest.raises(InputError, match=f"Answer: 41943.. bytes, at most {MAX_FRAME_BYTES} fit"):
+        to_frame(Answer("r", ({"x": "y" * (MAX_FRAME_BYTES + 10)},)))
+
+
+@pytest.mark.parametrize("character", ['"', "\\", "\x01", "\x7f", "é", "€", "😀"])
+def test_the_largest_request_fits_a_frame(character: str) -> None:
+    """Whatever it is written in: in JSON a character may take six bytes."""
+    share = MAX_REQUEST_BYTES // 17
+    size_bytes = len(to_bytes(InferRequest((character * 100,)))) // 100
+    texts = (character * min(share // size_bytes, 1 << 16),) * 16
+    assert InferRequest.from_bytes(to_bytes(InferRequest(texts))).texts == texts
+    to_frame(Ask("r", texts))
 
 
 @pytest.mark.parametrize(
