@@ -15,6 +15,7 @@ from pathlib import Path
 
 from converters.cache import default_folder
 from edge_runtime.errors import EdgeError, exit_code
+from edge_runtime.text import MAX_ERROR, plain
 
 PROG = "edge-convert"
 
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return VERBS[arguments.verb](arguments)
     except EdgeError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
+        print(f"{PROG}: {plain(str(error), MAX_ERROR)}", file=sys.stderr)
         return exit_code(error)
     except ModuleNotFoundError as reason:
         print(

@@ -1,4 +1,8 @@
-"""Bundles, profiles and self-tests as a person or a machine wants to read them."""
+"""Bundles, profiles and self-tests as a person or a machine wants to read them.
+
+A bundle may come from anybody: what is shown of it passes `plain`, value by value, so that none
+can write a line of its own.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,15 @@ from edge_runtime.bundle.manifest import Figure
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.messages.worker import SelfTestReport
 from edge_runtime.profile import DeviceProfile
-
-
-def size(size_bytes: int) -> str:
-    """Bytes for people, decimal units."""
-    if size_bytes < 1000:
-        return f"{size_bytes} B"
-    if size_bytes < 1_000_000:
-        return f"{size_bytes / 1000:.1f} kB"
-    return f"{size_bytes / 1_000_000:.1f} MB"
+from edge_runtime.text import MAX_ERROR, plain, size
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns padded to their widest cell; the first to the left, others to the right."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    shown = [head, *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
     lines = []
-    for row in (head, *rows):
+    for row in shown:
         cells = [
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -40,16 +37,16 @@ def bundle_text(bundle: VerifiedBundle) -> str:
     m = bundle.manifest
     chunks = {chunk.sha256 for entry in m.files for chunk in entry.chunks}
     lines = [
-        f"{m.name} {m.version} for {m.profile}: {m.task}",
-        f"  created   {m.created}",
+        plain(f"{m.name} {m.version} for {m.profile}: {m.task}"),
+        plain(f"  created   {m.created}"),
         f"  manifest  sha256 {bundle.manifest_sha256}",
         f"  size      {size(m.size_bytes)} in {len(m.files)} files, {len(chunks)} chunks",
-        f"  source    {m.provenance.source} ({m.provenance.licence})",
+        plain(f"  source    {m.provenance.source} ({m.provenance.licence})"),
     ]
     if m.quality is not None:
         low, high = m.quality.interval
         lines.append(
-            f"  quality   {m.quality.metric} {m.quality.bundle:.4f}, "
+            f"  quality   {plain(m.quality.metric)} {m.quality.bundle:.4f}, "
             f"float {m.quality.reference:.4f} "
             f"(n = {m.quality.n}, 95 % interval {low:.4f} to {high:.4f})"
         )
@@ -69,8 +66,8 @@ def bundle_text(bundle: VerifiedBundle) -> str:
             ],
         )
     )
-    steps = [step.step for step in (*m.preprocess, *m.postprocess)]
-    lines += ["", f"steps: {' → '.join(steps)}", "", "files"]
+    steps = " → ".join(step.step for step in (*m.preprocess, *m.postprocess))
+    lines += ["", plain(f"steps: {steps}", MAX_ERROR), "", "files"]
     lines.append(
         table(
             ("path", "size", "chunks", "sha256"),
@@ -108,11 +105,14 @@ def self_tests_text(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -
         for report in reports
     ]
     lines = [
-        f"{m.name} {m.version} for {m.profile}: {len(m.files)} files are what the manifest says",
+        plain(f"{m.name} {m.version} for {m.profile}")
+        + f": {len(m.files)} files are what the manifest says",
         f"golden vectors, {m.golden.cases} cases, on this machine",
         table(("variant", "", "cosine", "floor", "p95", "engine"), rows),
     ]
-    lines += [f"  {one.variant}: {one.reason}" for one in reports if not one.passed]
+    lines += [
+        plain(f"  {one.variant}: {one.reason}", MAX_ERROR) for one in reports if not one.passed
+    ]
     return "\n".join(lines)
 
 
@@ -140,14 +140,16 @@ def profiles_text(profiles: Sequence[DeviceProfile]) -> str:
 
 def profile_text(profile: DeviceProfile) -> str:
     """A profile in full, with the source of each value."""
-    lines = [f"{profile.name}: {profile.title}"]
+    lines = [plain(f"{profile.name}: {profile.title}")]
     for key, value in profile_json(profile).items():
         if key in ("name", "title", "sources", "engines"):
             continue
         source = profile.sources.get(key)
-        lines.append(f"  {key} = {value}{f'   ({source})' if source else ''}")
+        line = f"  {key} = {value}{f'   ({source})' if source else ''}"
+        lines.append(plain(line, MAX_ERROR))
     for engine in profile.engines:
-        lines.append(f"  engine {engine.backend}: {engine.quantization}, {engine.threads} threads")
+        about = f"  engine {engine.backend}: {engine.quantization}, {engine.threads} threads"
+        lines.append(plain(about))
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from converters.show import size
+from edge_runtime.text import size
 
 Figures = Mapping[str, Any]
 

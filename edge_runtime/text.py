@@ -1,8 +1,8 @@
 """What strangers wrote, made fit for a terminal, and sizes for people.
 
-A device's reason, an event's text, a label: all of it may hold escape sequences that rewrite the
-screen or the title of the operator's terminal. Everything from the broker passes `plain` before
-it is printed for people; JSON output is safe by its own escaping.
+A device's reason, a bundle's licence, a label, a line of a log: all of it may hold escape
+sequences that rewrite the screen or the title of whoever reads it. What did not come from our own
+source passes `plain` before it is printed for people; JSON for machines is one line of ASCII.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import json
 import unicodedata
 
 MAX_SHOWN = 400
+MAX_ERROR = 4000
+"""Of an error's sentence, which may list every fault of a file."""
+_DANGEROUS = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 def plain(text: str, limit: int = MAX_SHOWN) -> str:
     """`text` on one line, without control and direction characters, at most `limit` long."""
     kept = "".join(
-        " " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char
-        for char in text[: limit + 1]
+        " " if unicodedata.category(char) in _DANGEROUS else char for char in text[: limit + 1]
     )
     return kept if len(kept) <= limit else kept[: limit - 1] + "…"
 

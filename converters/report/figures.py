@@ -7,7 +7,8 @@ from typing import Any
 
 from converters.model import FLOAT, Candidate, Evidence
 from converters.pipeline import Conversion
-from converters.show import size, table
+from converters.show import table
+from edge_runtime.text import plain, size
 
 
 def as_json(conversions: Sequence[Conversion]) -> dict[str, Any]:
@@ -81,9 +82,11 @@ def summary(conversion: Conversion) -> str:
         f"(n = {reference.n:,}, 95 % interval {share(low, reference.metric)} to "
         f"{share(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
     )
-    lines = [title, table([*head, "agreement", "n", "packed"], rows)]
+    lines = [plain(title), table([*head, "agreement", "n", "packed"], rows)]
     lines.append(f"  latency: p50, 1 thread, batch 1; measured on {verdict.host}, not on the board")
-    lines += [f"  refused {one.id}: {one.refused}" for one in verdict.candidates if one.refused]
+    lines += [
+        plain(f"  refused {one.id}: {one.refused}") for one in verdict.candidates if one.refused
+    ]
     if conversion.model.bundle is not None:
         total = size(conversion.model.bundle.stat().st_size)
         lines.append(f"  bundle: {conversion.model.bundle} ({total})")

@@ -19,8 +19,8 @@ from converters.recipe import VerifyConfig
 from converters.report import plots
 from converters.report.figures import baseline, measured, share, state
 from converters.report.plots import Series
-from converters.show import size
 from converters.words import pass_words
+from edge_runtime.text import size
 
 TEMPLATE = "page.html.j2"
 MAX_CLASSES = 60

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edge_runtime.errors import EdgeError, exit_code
+from edge_runtime.text import MAX_ERROR, plain
 
 PROG = "edge-agent"
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return VERBS[arguments.verb](arguments)
     except EdgeError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
+        print(f"{PROG}: {plain(str(error), MAX_ERROR)}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         return 130
@@ -169,7 +170,7 @@ def _check(arguments: argparse.Namespace) -> int:
     else:
         marks = {True: "ok", False: "FAILED", None: "note"}
         for finding in findings:
-            print(f"{marks[finding.ok]:6}  {finding.what}: {finding.text}")
+            print(f"{marks[finding.ok]:6}  {finding.what}: {plain(finding.text)}")
     return 1 if any(finding.ok is False for finding in findings) else 0
 
 

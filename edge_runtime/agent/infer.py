@@ -6,7 +6,6 @@ so a bad line takes nothing away from those before it.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,10 @@ from edge_runtime import load
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Fields, decode_json
 from edge_runtime.inference.tasks.results import Classification, Result
+from edge_runtime.text import json_line, plain
 
 MAX_LINE_BYTES = 1 << 20
+MAX_SHOWN = 72
 
 
 def infer(
@@ -85,7 +86,6 @@ def _text(line: bytes, where: str) -> str:
 def _line(text: str, result: Result, *, as_json: bool) -> str:
     """One line: the result as JSON, or what a person wants to see of it."""
     if as_json or not isinstance(result, Classification):
-        return json.dumps(result.as_json(), ensure_ascii=False)
-    shown = " ".join(text.split())
-    shown = shown if len(shown) <= 72 else shown[:71] + "…"
-    return f"{result.label}\t{result.score:.3f}\t{shown}"
+        return json_line(result.as_json())
+    shown = plain(" ".join(text.split()), MAX_SHOWN)
+    return f"{plain(result.label)}\t{result.score:.3f}\t{shown}"

@@ -1,6 +1,9 @@
 """The agent's log: one line to stderr for each happening, its keys stable, for people and journald.
 
 2026-11-24T05:00:00Z info supervisor: worker started bundle=demo pid=4711
+
+Messages, values and tracebacks quote strangers: a broker, a bundle, a library. Nothing that acts on
+a terminal leaves this module.
 """
 
 from __future__ import annotations
@@ -8,7 +11,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from types import TracebackType
 
+from edge_runtime.text import MAX_ERROR, plain
+
+MAX_LINE = 4 * MAX_ERROR
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -27,7 +34,19 @@ class Line(logging.Formatter):
             for key, value in record.__dict__.items()
             if key not in _STANDARD and value is not None
         )
-        return line.replace("\n", " ") + extras
+        return plain(line + extras, MAX_LINE)
+
+    def formatException(
+        self,
+        ei: tuple[type[BaseException], BaseException, TracebackType | None]
+        | tuple[None, None, None],
+    ) -> str:
+        """The traceback, whose last lines quote the error."""
+        return _lines(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:
+        """Where the line was logged."""
+        return _lines(super().formatStack(stack_info))
 
 
 def _word(value: object) -> str:
@@ -37,7 +56,12 @@ def _word(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    return repr(text) if not text or any(c.isspace() or c in "\"'=" for c in text) else text
+    needs_quotes = not text.isprintable() or any(c in " \"'=" for c in text)
+    return repr(text) if not text or needs_quotes else text
+
+
+def _lines(text: str) -> str:
+    return "\n".join(plain(line, MAX_ERROR) for line in text.split("\n"))
 
 
 def configure(level: str, process: str) -> None:

@@ -4,6 +4,10 @@ One thread serves one connection. Everything a client may stretch is bounded: co
 head's bytes, the body's bytes before they are read, and the time in which a request must have
 arrived whole. An answer leaves in one write.
 
+A head is held to RFC 9112's grammar, byte by byte, before a header is believed: Python's parser
+ends at the first line that it cannot read and drops the rest, so that a proxy in front of us could
+see another end of the body than we do, and its next client's request would be ours to choose.
+
 `drain` ends a server without failing anybody: it stops accepting, lets requests finish, and hands
 every connection that is idle, whole, to `hand_over`, which passes it to the next worker. What a
 client sends meanwhile waits in the socket and goes along.
@@ -14,6 +18,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import select
 import socket
 import threading
@@ -34,6 +39,11 @@ LINGER_S = 1.0
 LINGER_BYTES = 1 << 20
 REFUSALS = 16
 """Connections above the limit that may be told so at the same time; the rest wait."""
+
+
+_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ HTTP/[0-9]\.[0-9]\r\n")
+_HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n")
+"""A token, a colon at once, and no control character: no bare CR, no NUL, nothing folded."""
 
 
 class _Late(Exception):
@@ -81,6 +91,17 @@ class _Input(io.RawIOBase):
             raise _Late from None
         self._left -= count
         return count
+
+
+class _Reader(io.BufferedReader):
+    """Keeps the lines of the present head as they came."""
+
+    lines: list[bytes]
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.lines.append(line)
+        return line
 
 
 class HttpServer:
@@ -187,7 +208,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         self.connection = self.request
-        self._reader = io.BufferedReader(self._input)
+        self._reader = _Reader(self._input)
         self.rfile = self._reader
         self.wfile = io.BytesIO()  # Answers leave through `_send` alone.
 
@@ -213,6 +234,7 @@ class _Conversation(BaseHTTPRequestHandler):
         """Until a request begins: True. The connection idled too long or was handed over: False."""
         owner = self._owner
         self._input.arm(None, MAX_HEAD_BYTES)
+        self._reader.lines = []
         if not self._reader.peek(1):
             poll = select.poll()
             poll.register(self.connection, select.POLLIN)
@@ -238,6 +260,8 @@ class _Conversation(BaseHTTPRequestHandler):
             return self._reject(error(503, sentence, Retry_After=str(RETRY_AFTER_S)))
         if self.request_version == "HTTP/0.9":
             return self.send_error(HTTPStatus.BAD_REQUEST, "HTTP/0.9 is not spoken here")
+        if fault := _fault(self._reader.lines):
+            return self.send_error(HTTPStatus.BAD_REQUEST, fault)
         size = self._body_size()
         if size is None:
             return None
@@ -267,7 +291,7 @@ class _Conversation(BaseHTTPRequestHandler):
                 self.send_error(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
                 return None
             return 0
-        text = found.pop().strip()
+        text = found.pop().strip(" \t")
         if found or not (text.isascii() and text.isdigit()) or len(text) > 18:
             self.send_error(HTTPStatus.BAD_REQUEST, "Content-Length must be one number of bytes")
             return None
@@ -323,3 +347,14 @@ class _Conversation(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are counted, not logged."""
+
+
+def _fault(lines: list[bytes]) -> str:
+    """What is wrong with a head's lines, the empty one at its end among them; or nothing."""
+    request, *headers, last = lines
+    if not _REQUEST_LINE.fullmatch(request):
+        return "the request line is not METHOD PATH HTTP/1.1"
+    for number, line in enumerate(headers, 1):
+        if not _HEADER_LINE.fullmatch(line):
+            return f"header line {number} is not NAME: VALUE, ended by CR LF"
+    return "" if last == b"\r\n" else "the head does not end with an empty line"

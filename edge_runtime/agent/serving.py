@@ -1,27 +1,77 @@
-"""One model, many askers: inferences take turns, and every turn is timed.
+"""One model, many askers: runs of the engine take turns, and every run is timed.
 
 A small board runs one inference at a time best, so requests queue here, up to a bound; one more is
-told at once to come back later. `stuck_s` is how the worker notices that its engine hangs.
+told at once to come back later. A request of many rows is many runs, and goes to the end of the
+queue after each: a short one waits for a run of each of the others, never for a long one's end.
+`stuck_s` is how the worker notices that its engine hangs, and so it looks at a run, whose size is
+bounded, not at a request.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
+from edge_runtime.agent.tensors import MAX_TEXTS
 from edge_runtime.errors import DeviceError, EdgeError, InputError
 from edge_runtime.inference.backend import Tensor
-from edge_runtime.inference.pipeline import Pipeline
+from edge_runtime.inference.pipeline import Pipeline, Turn, check_feeds
 from edge_runtime.inference.tasks.results import Result
 from edge_runtime.telemetry import Metrics
 
 T = TypeVar("T")
 
+MAX_REQUEST_ROWS = MAX_TEXTS
+"""Texts, or rows of tensors, that one request may hold."""
+
 
 class Busy(EdgeError):
     """As many requests wait as may. Try again soon."""
+
+
+class Turns:
+    """The engine, for one run at a time, in the order in which it was asked for.
+
+    A plain lock goes to whoever is there first, and that is the thread which has just left it.
+    """
+
+    def __init__(self) -> None:
+        self.began_s: float | None = None
+        self._lock = threading.Lock()
+        self._taken = False
+        self._line: deque[threading.Event] = deque()
+
+    @contextmanager
+    def take(self) -> Iterator[float]:
+        """Wait for a turn and have it; gives the seconds that the wait took."""
+        asked_s = time.monotonic()
+        self._wait()
+        self.began_s = time.monotonic()
+        try:
+            yield self.began_s - asked_s
+        finally:
+            self.began_s = None
+            self._pass_on()
+
+    def _wait(self) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            mine = threading.Event()
+            self._line.append(mine)
+        mine.wait()
+
+    def _pass_on(self) -> None:
+        with self._lock:
+            if self._line:
+                self._line.popleft().set()  # Still taken, by the next.
+            else:
+                self._taken = False
 
 
 class Serving:
@@ -37,29 +87,42 @@ class Serving:
         self._max_waiting = max_waiting
         self._waiting = 0
         self._count = threading.Lock()
-        self._turn = threading.Lock()
-        self._began_s: float | None = None
+        self._turns = Turns()
 
     def texts(self, texts: Sequence[str]) -> list[Result]:
         """One result for each text.
 
         Raises:
             Busy: the queue is full.
-            InputError: a text that the task does not take.
+            InputError: too many texts, or one that the task does not take.
             DeviceError: the engine failed.
         """
-        return self._run(lambda: self.pipeline(texts))
+
+        def work(turn: Turn) -> list[Result]:
+            _check_rows(len(texts))
+            return self.pipeline(texts, turn)
+
+        return self._run(work)
 
     def tensors(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's outputs. Raises as `texts` does."""
-        return self._run(lambda: self.pipeline.run(feeds))
+        """The model's outputs. Raises as `texts` does; a sequence may be as long as a text."""
+
+        def work(turn: Turn) -> dict[str, Tensor]:
+            sizes = check_feeds(self.pipeline.manifest.inputs, feeds)
+            _check_rows(sizes.get("batch", 1))
+            length, most = sizes.get("sequence", 0), self.pipeline.max_length
+            if length > most:
+                raise InputError(f"request: a sequence of {length}, at most {most} are taken")
+            return self.pipeline.run(feeds, turn)
+
+        return self._run(work)
 
     def stuck_s(self, now_s: float) -> float:
-        """How long the present inference has been running, 0 where there is none."""
-        began_s = self._began_s
+        """How long the engine's present run has been going on, 0 where there is none."""
+        began_s = self._turns.began_s
         return 0.0 if began_s is None else now_s - began_s
 
-    def _run(self, work: Callable[[], T]) -> T:
+    def _run(self, work: Callable[[Turn], T]) -> T:
         asked_s = time.monotonic()
         with self._count:
             full = self._waiting > self._max_waiting
@@ -67,16 +130,17 @@ class Serving:
         if full:
             self.metrics.record(latency_ms=0.0, queue_wait_ms=0.0, ok=False)
             raise Busy(f"{self._max_waiting} requests are waiting already, try again soon")
-        wait_s = 0.0
+        waits_s: list[float] = []
+
+        @contextmanager
+        def turn() -> Iterator[None]:
+            with self._turns.take() as waited_s:
+                waits_s.append(waited_s)
+                yield
+
         failed = True
         try:
-            with self._turn:
-                self._began_s = time.monotonic()
-                wait_s = self._began_s - asked_s
-                try:
-                    result = work()
-                finally:
-                    self._began_s = None
+            result = work(turn)
             failed = False
             return result
         except InputError:
@@ -89,6 +153,11 @@ class Serving:
                 self._waiting -= 1
             self.metrics.record(
                 latency_ms=1000 * (time.monotonic() - asked_s),
-                queue_wait_ms=1000 * wait_s,
+                queue_wait_ms=1000 * sum(waits_s),
                 ok=not failed,
             )
+
+
+def _check_rows(rows: int) -> None:
+    if rows > MAX_REQUEST_ROWS:
+        raise InputError(f"request: {rows} rows, at most {MAX_REQUEST_ROWS} are answered at once")

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 
 from edge_runtime.errors import EdgeError, exit_code
 from edge_runtime.fleet.options import PROG, parser
-from edge_runtime.fleet.text import plain
+from edge_runtime.text import MAX_ERROR, plain
 
 USAGE = 2
-MAX_ERROR = 2000
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ from edge_runtime.fleet.inventory import Device
 from edge_runtime.fleet.publish import Publication
 from edge_runtime.fleet.repository import Catalog
 from edge_runtime.fleet.rollout import Outcome, Plan, Verdict, busy, cost, serves, verdict
-from edge_runtime.fleet.text import json_line, plain, size
 from edge_runtime.fleet.watch import Notice
 from edge_runtime.messages.fleet import (
     Accelerator,
@@ -29,6 +28,7 @@ from edge_runtime.messages.fleet import (
     Reported,
     Telemetry,
 )
+from edge_runtime.text import json_line, plain, size
 
 PIPE_WIDTH = 400
 """Columns where stdout is no terminal: whoever reads it does not want lines to be folded."""

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from edge_runtime.fleet.publish import OnProgress
 from edge_runtime.fleet.rollout import Outcome, Verdict
-from edge_runtime.fleet.text import plain
+from edge_runtime.text import plain
 
 STYLES = {Outcome.SERVING: "green", Outcome.REFUSED: "red", Outcome.WAITING: "yellow"}
 MAX_LINE = 2000

@@ -20,10 +20,10 @@ from edge_runtime.fleet.inventory import read_devices, read_inventory
 from edge_runtime.fleet.options import BROKER_VARIABLE, PROG
 from edge_runtime.fleet.publish import publish
 from edge_runtime.fleet.repository import read_catalog, read_release
-from edge_runtime.fleet.text import json_line
 from edge_runtime.fleet.watch import watch
 from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.mqtt import connector
+from edge_runtime.text import json_line
 
 
 class UsageError(Exception):

@@ -12,7 +12,11 @@ import numpy as np
 from edge_runtime.inference.backend import Tensor
 
 MAX_ROWS = 16
-"""Rows of one run where the engine would take any number: bounds memory and time to answer."""
+MAX_TOKENS = 1024
+"""Rows of one run, and its tokens with padding, where the engine would take any number. They bound
+its memory, which grows with both (attention with the square of the length), and how long others
+wait for their turn. A single row runs whatever its length.
+"""
 MAX_WASTE = 1.25
 """A run is not padded to more than this many times its shortest row."""
 
@@ -24,6 +28,11 @@ def fit(length: int, lengths: Sequence[int]) -> int | None:
     return next((fixed for fixed in lengths if fixed >= length), None)
 
 
+def most_rows(length: int, max_batch: int | None) -> int:
+    """How many rows of `length` tokens share a run; at least one."""
+    return max(1, min(max_batch or MAX_ROWS, MAX_ROWS, MAX_TOKENS // max(length, 1)))
+
+
 def plan(
     row_lengths: Sequence[int], lengths: Sequence[int], max_batch: int | None
 ) -> list[tuple[list[int], int]]:
@@ -31,7 +40,6 @@ def plan(
 
     Every row fits the longest of `lengths` already.
     """
-    limit = min(max_batch or MAX_ROWS, MAX_ROWS)
     runs: list[tuple[list[int], int]] = []
     for index in sorted(range(len(row_lengths)), key=row_lengths.__getitem__):
         length = fit(row_lengths[index], lengths)
@@ -40,7 +48,7 @@ def plan(
         if runs:
             rows, _ = runs[-1]
             shortest = fit(row_lengths[rows[0]], lengths) or length
-            if len(rows) < limit and length <= shortest * MAX_WASTE:
+            if len(rows) < most_rows(length, max_batch) and length <= shortest * MAX_WASTE:
                 rows.append(index)
                 runs[-1] = (rows, length)
                 continue

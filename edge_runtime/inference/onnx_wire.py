@@ -2,7 +2,8 @@
 
 An ONNX tensor may name another file, or an address in memory, as the home of its values. A bundle
 is verified file by file, so neither is accepted. This walks the protobuf records down to every
-tensor (initializers, node attributes, subgraphs, functions) and skips everything else unread.
+tensor (initializers, node attributes, subgraphs, functions, training) and skips everything else
+unread.
 
 Source: onnx.proto3 (field numbers), protobuf encoding (wire types).
 """
@@ -14,7 +15,8 @@ from edge_runtime.errors import IncompatibleError
 _TENSOR = "tensor"
 # message -> field number -> message of that field; fields that lead to no tensor are left out.
 _LEADS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 25: "function"},
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: _TENSOR, 15: "sparse"},
     "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
@@ -24,6 +26,8 @@ _LEADS: dict[str, dict[int, str]] = {
 }
 _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
 _MAX_DEPTH = 64
+_TAG_BITS = 32
+"""Protobuf drops the bits of a tag above these, so to it a larger one is another, known field."""
 
 
 def external_tensors(model: bytes, where: str) -> list[str]:
@@ -48,6 +52,8 @@ def _walk(data: memoryview, message: str, found: list[str], depth: int) -> None:
     at, end = 0, len(data)
     while at < end:
         key, at = _varint(data, at)
+        if key >> _TAG_BITS:
+            raise ValueError("a tag of more than 32 bits")
         number, wire = key >> 3, key & 7
         if wire == 0:
             value, at = _varint(data, at)

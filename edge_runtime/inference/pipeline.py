@@ -1,13 +1,18 @@
 """A bundle's variant, ready to answer: preprocess, engine, postprocess, as the manifest declares.
 
 Two ways in. Texts, for the task's typed results; tensors, checked against the manifest's specs
-and run as they are. Both pad to a length that the engine has and cut what padding added. It takes
-a VerifiedBundle and reads only through it, so no byte is parsed that was not verified.
+and run as they are. Both pad to a length that the engine has and cut what padding added, and both
+cut what was asked into runs of bounded size. It takes a VerifiedBundle and reads only through it,
+so no byte is parsed that was not verified.
+
+A caller with others beside it gives a `Turn`: each run of the engine happens inside one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,14 +20,15 @@ from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import InputError
 from edge_runtime.inference.backend import Session, Tensor, load_backend
-from edge_runtime.inference.batching import fit, pad, plan
+from edge_runtime.inference.batching import fit, most_rows, pad, plan
 from edge_runtime.inference.tasks.results import Result
 from edge_runtime.inference.tasks.table import Steps, Task, declared_steps
 from edge_runtime.inference.tasks.tokenize import Tokenize, Tokens
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 
-MAX_TENSOR_ROWS = 256
+Turn: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""Entered for one run of the engine, left when it ends."""
 
 
 class Pipeline:
@@ -90,7 +96,12 @@ class Pipeline:
         """
         return self._tokenize(text)
 
-    def __call__(self, texts: Sequence[str]) -> list[Result]:
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest text; what is longer was cut."""
+        return self._tokenize.max_length
+
+    def __call__(self, texts: Sequence[str], turn: Turn = nullcontext) -> list[Result]:
         """One result for each text, in order; like lengths share a run where the engine may.
 
         Raises:
@@ -101,7 +112,7 @@ class Pipeline:
             raise RuntimeError("a pipeline takes a list of texts, not one text")
         if len(texts) == 1:
             row = self._tokenize(texts[0])
-            return self._answer([row])
+            return self._answer([row], turn)
         rows = []
         for index, text in enumerate(texts):
             try:
@@ -111,18 +122,20 @@ class Pipeline:
         results: dict[int, Result] = {}
         sizes = [len(row.ids) for row in rows]
         for indexes, _ in plan(sizes, self._session.lengths, self._session.max_batch):
-            answers = self._answer([rows[index] for index in indexes])
+            answers = self._answer([rows[index] for index in indexes], turn)
             results.update(zip(indexes, answers, strict=True))
         return [results[index] for index in range(len(rows))]
 
-    def _answer(self, rows: list[Tokens]) -> list[Result]:
+    def _answer(self, rows: list[Tokens], turn: Turn) -> list[Result]:
         """Results of `rows`, which go through the engine in one run."""
         longest = max(len(row.ids) for row in rows)
         length = fit(longest, self._session.lengths) or longest
-        values = self._session.run(self._tokenize.feeds(rows, length))
+        feeds = self._tokenize.feeds(rows, length)
+        with turn():
+            values = self._session.run(feeds)
         return self._steps.results(values, [row.truncated for row in rows])
 
-    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def run(self, feeds: Mapping[str, Tensor], turn: Turn = nullcontext) -> dict[str, Tensor]:
         """The model's outputs for tensors that match the manifest's inputs; no steps are applied.
 
         Raises:
@@ -137,28 +150,24 @@ class Pipeline:
                 f"input: a sequence of {length}, variant {self.variant.id} runs at most "
                 f"{self._session.lengths[-1]}"
             )
-        ready = {
-            spec.name: self._grown(spec, np.asarray(feeds[spec.name]), padded)
-            for spec in self.manifest.inputs
-        }
         batch = sizes.get("batch", 1)
-        most = self._session.max_batch or MAX_TENSOR_ROWS
-        if batch <= most:
-            values = self._session.run(ready)
-        else:
-            parts = [
-                self._session.run(self._rows(ready, at, at + most)) for at in range(0, batch, most)
-            ]
-            values = {
-                spec.name: np.concatenate(
-                    [part[spec.name] for part in parts],
-                    axis=spec.shape.index("batch") if "batch" in spec.shape else 0,
-                )
-                for spec in self.manifest.outputs
+        most = most_rows(padded, self._session.max_batch)
+        parts = []
+        for at in range(0, batch, most):
+            rows = self._rows(feeds, at, at + most) if batch > most else feeds
+            ready = {
+                spec.name: self._grown(spec, np.asarray(rows[spec.name]), padded)
+                for spec in self.manifest.inputs
             }
-        return {
-            spec.name: self._cut(spec, values[spec.name], length) for spec in self.manifest.outputs
-        }
+            with turn():
+                values = self._session.run(ready)
+            parts.append(
+                {
+                    spec.name: self._cut(spec, values[spec.name], length)
+                    for spec in self.manifest.outputs
+                }
+            )
+        return parts[0] if len(parts) == 1 else self._joined(parts)
 
     def _grown(self, spec: TensorSpec, value: Tensor, length: int) -> Tensor:
         if "sequence" not in spec.shape:
@@ -176,6 +185,15 @@ class Pipeline:
             if "batch" in spec.shape
             else feeds[spec.name]
             for spec in self.manifest.inputs
+        }
+
+    def _joined(self, parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {
+            spec.name: np.concatenate(
+                [part[spec.name] for part in parts],
+                axis=spec.shape.index("batch") if "batch" in spec.shape else 0,
+            )
+            for spec in self.manifest.outputs
         }
 
     def _cut(self, spec: TensorSpec, value: Tensor, length: int) -> Tensor:

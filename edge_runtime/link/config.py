@@ -69,9 +69,10 @@ class BrokerConfig:
             InputError: everything that is wrong, in one message.
         """
         faults: list[str] = []
-        parts = _split(url, faults)
+        parts = _split(url.strip(), faults)
         user, password = _credentials(parts, username, password_file, faults)
-        tls = url.startswith("mqtts:")
+        # As the scheme was read: MQTTS:// is the same, and never less.
+        tls = parts.scheme == "mqtts"
         _check_tls(tls, ca_file, cert_file, key_file, faults)
         if version not in VERSIONS:
             faults.append(f"version is {version!r}, expected one of {', '.join(VERSIONS)}")

@@ -6,18 +6,21 @@ stood is not written down: after a restart part of the oldest segment is deliver
 receiver knows a duplicate by its sequence number. A power cut loses what was appended since the
 last `fsync`, which happens at most every `sync_s`; a line it tore is passed over.
 
-The spool never stops its owner: a full or broken disk costs lines, which are counted, and is said
-once.
+The spool never stops its owner: a full or broken disk costs lines, which are counted; an outage is
+said once, and so is its end. Writing is unbuffered: a buffer would fail again when it is closed,
+long after its line was given up.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 from collections import deque
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from edge_runtime.errors import DeviceError
 
@@ -51,9 +54,9 @@ class Spool:
         self._segment_bytes = max_bytes // SEGMENTS
         self._sync_s = sync_s
         self._synced_s: float | None = None
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._dirty = False
-        self._failing = False
+        self._outages: set[str] = set()  # what fails at present, told already
         self._delivered = 0  # lines of the oldest segment
         self._read: deque[bytes] = deque()  # lines of the oldest segment, once it was read
         self._read_number = -1
@@ -85,41 +88,32 @@ class Spool:
         line = line.rstrip(b"\n")
         if b"\n" in line or not _is_whole(line) or len(line) >= self._segment_bytes:
             raise RuntimeError(f"spool: not one JSON object of less than {self._segment_bytes}")
+        self._make_room(len(line) + 1)
         try:
-            self._make_room(len(line) + 1)
-            file = self._open()
-            file.write(line + b"\n")
-            file.flush()
-            segment = self._segments[-1]
-            segment.size_bytes += len(line) + 1
-            segment.lines += 1
-            self._dirty = True
-            if self._synced_s is None:
-                self._synced_s = now_s
-            if now_s - self._synced_s >= self._sync_s:
-                self._sync(now_s)
+            _write_whole(self._open(), line + b"\n")
         except OSError as error:
-            self._failed(error)
+            self.dropped += 1
+            self._told("written", error)
+            self._abandon()
             return False
-        self._failing = False
+        segment = self._segments[-1]
+        segment.size_bytes += len(line) + 1
+        segment.lines += 1
+        self._dirty = True
+        self._works("written")
+        if self._synced_s is None:
+            self._synced_s = now_s
+        if now_s - self._synced_s >= self._sync_s:
+            self._sync(now_s)
         return True
 
     def read(self, max_lines: int) -> list[bytes]:
         """The oldest lines, oldest first; they stay until `done`."""
-        if not self._segments:
-            return []
-        segment = self._segments[0]
-        if self._read_number != segment.number or len(self._read) + self._delivered < segment.lines:
-            try:
-                lines = _lines(segment.path)
-            except OSError as error:
-                self._failed(error)
-                self.dropped += segment.lines - self._delivered - 1  # one was counted
-                self._remove_oldest()
-                return self.read(max_lines)
-            self._read_number = segment.number
-            self._read = deque(lines[self._delivered :])
-            segment.lines = len(lines)
+        while self._segments:
+            segment = self._segments[0]
+            if segment.lines and self._holds(segment):
+                break
+            self._remove_oldest()  # Nothing in it: what a cut or a full disk left behind.
         return [self._read[i] for i in range(min(max_lines, len(self._read)))]
 
     def done(self, lines: int) -> None:
@@ -134,18 +128,44 @@ class Spool:
 
     def close(self) -> None:
         """Write out what the disk does not have yet."""
-        try:
-            self._rotate()
-        except OSError as error:
-            self._failed(error)
+        self._rotate()
 
-    def _open(self) -> BinaryIO:
+    def _holds(self, segment: _Segment) -> bool:
+        """Have what waits in the oldest segment at hand; False where nothing of it can be read."""
+        if self._read_number == segment.number and (
+            len(self._read) + self._delivered >= segment.lines
+        ):
+            return True
+        try:
+            lines = _lines(segment.path)
+        except OSError as error:
+            self._told("read", error)
+            self.dropped += segment.lines - self._delivered
+            return False
+        self._works("read")
+        self.dropped += max(0, segment.lines - len(lines))
+        self._read_number = segment.number
+        self._read = deque(lines[self._delivered :])
+        segment.lines = len(lines)
+        return bool(self._read)
+
+    def _open(self) -> FileIO:
         if self._file is None:
-            path = self._folder / f"{self._next_number:012d}.jsonl"
-            self._file = path.open("xb")
-            self._segments.append(_Segment(self._next_number, path, 0, 0))
+            number = self._next_number
             self._next_number += 1
+            path = self._folder / f"{number:012d}.jsonl"
+            self._file = FileIO(path, "xb")
+            self._segments.append(_Segment(number, path, 0, 0))
         return self._file
+
+    def _abandon(self) -> None:
+        """After a failed append: the next one begins a segment of its own, behind no torn line."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # The torn line would be passed over all the same.
+                self._file.truncate(self._segments[-1].size_bytes)
+        self._close()
+        if self._segments and not self._segments[-1].size_bytes:
+            self._remove(self._segments.pop())
 
     def _make_room(self, size_bytes: int) -> None:
         if self._file is not None and (
@@ -157,44 +177,64 @@ class Spool:
             self._remove_oldest()
 
     def _rotate(self) -> None:
-        if self._file is not None:
-            try:
-                self._sync(None)
-            finally:
-                self._file.close()
-                self._file = None
+        self._sync(None)
+        self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        self._dirty = False
+        if file is not None:
+            with contextlib.suppress(OSError):  # What was not written was told already.
+                file.close()
 
     def _sync(self, now_s: float | None) -> None:
-        if self._file is not None and self._dirty:
-            os.fsync(self._file.fileno())
-            self._dirty = False
+        """Lines that the disk would not take now are still read; only a power cut loses them."""
         self._synced_s = now_s
+        if self._file is not None and self._dirty:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                self._told("synced", error)
+            else:
+                self._works("synced")
+                self._dirty = False
 
     def _remove_oldest(self) -> None:
         segment = self._segments.popleft()
         self._delivered = 0
         self._read.clear()
         self._read_number = -1
-        if not self._segments and self._file is not None:
-            self._file.close()
-            self._file = None
-            self._dirty = False
+        if not self._segments:
+            self._close()
+        self._remove(segment)
+
+    def _remove(self, segment: _Segment) -> None:
         try:
             segment.path.unlink(missing_ok=True)
         except OSError as error:
-            self._failed(error)
+            self._told("removed", error)
+        else:
+            self._works("removed")
 
-    def _failed(self, error: OSError) -> None:
-        self.dropped += 1
-        if self._file is not None:
-            # What is half written stays; the next segment starts clean.
-            self._file.close()
-            self._file = None
-        if not self._failing:
-            self._failing = True
+    def _told(self, what: str, error: OSError) -> None:
+        """`what` cannot be done; said once, until it can be again."""
+        if what not in self._outages:
+            self._outages.add(what)
             log.warning(
-                "spool failing", extra={"path": str(self._folder), "reason": error.strerror}
-            )
+                "spool cannot be %s", what,
+                extra={"path": str(self._folder), "reason": error.strerror},
+            )  # fmt: skip
+
+    def _works(self, what: str) -> None:
+        if what in self._outages:
+            self._outages.remove(what)
+            log.info("spool can be %s again", what, extra={"path": str(self._folder)})
+
+
+def _write_whole(file: FileIO, data: bytes) -> None:
+    """A disk takes what still fits of a line; that is a failure as well."""
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _found(folder: Path) -> list[_Segment]:

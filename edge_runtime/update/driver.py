@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 
 from edge_runtime.bundle.archive import Reader
+from edge_runtime.bundle.files import Chunk
 from edge_runtime.bundle.store import ChunkStore
 from edge_runtime.errors import DeviceError, EdgeError, IncompatibleError, UntrustedError
 from edge_runtime.messages.fleet import BundleRef, Desired, Release
@@ -42,10 +43,30 @@ __all__ = ["Driver", "Host", "Policy", "Status", "Transport"]
 log = logging.getLogger(__name__)
 
 
+class _PulsingStore(ChunkStore):
+    """A store that shows, with every chunk read or written, that a long job gets on."""
+
+    def __init__(self, root: Path, pulse: Callable[[], None]) -> None:
+        super().__init__(root)
+        self._pulse = pulse
+
+    def put(self, chunk: Chunk, data: bytes | memoryview) -> bool:
+        self._pulse()
+        return super().put(chunk, data)
+
+    def read(self, chunk: Chunk) -> bytes:
+        self._pulse()
+        return super().read(chunk)
+
+
 class Driver:
     """One device's update, from `start` on. Workers read the same `state` folder.
 
     Under `state`: `chunks/` (see `store`), `manifests/<sha256>.json`, `journal.json`.
+
+    A call returns soon, but for those that go through a whole bundle: `install`, which writes it,
+    and the last `chunk`, after which all of it is read and verified. `pulse` is called meanwhile,
+    with every chunk; it must not call the driver.
 
     Raises:
         DeviceError: `state` cannot be used at all.
@@ -60,8 +81,9 @@ class Driver:
         policy: Policy | None = None,
         random: Random | None = None,
         free_bytes: Callable[[Path], int] | None = None,
+        pulse: Callable[[], None] = lambda: None,
     ) -> None:
-        self.store = ChunkStore(state / "chunks")
+        self.store: ChunkStore = _PulsingStore(state / "chunks", pulse)
         self._folder = state
         self._host = host
         self._policy = policy or Policy()
@@ -328,7 +350,8 @@ class Driver:
             self._events.append(on.Refused(reason))
         elif r.active is not None and self._restarts.due_s is None:
             too_often = self._restarts.failed(self._now_s)
-            damage = self._slots.damage(r.active.manifest_sha256)
+            damage = self._damage(r.active)
+            r = self._forget_lost_previous()
             if damage is not None:
                 self._events.append(on.Condemned(damage, refuse=False))
             elif r.previous is not None and (too_often or not r.good):
@@ -371,13 +394,9 @@ class Driver:
     def _boot(self) -> None:
         self._wanted_s = self._now_s
         record = self._journal.load()
-        if record is None:
-            record = self._from_slots()
-        for event in reconcile.since_last_boot(
-            record,
-            lambda bundle: self._slots.damage(bundle.manifest_sha256),
-            self._policy.max_boots,
-        ):
+        self._record = record if record is not None else self._from_slots()
+        record = self._forget_lost_previous()
+        for event in reconcile.since_last_boot(record, self._damage, self._policy.max_boots):
             before = record
             record, _ = advance(before, event, self._policy.max_refusals)
             self._notices.transition(event, before, record)
@@ -397,8 +416,8 @@ class Driver:
             self._notices.warn("journal-lost", text)
         return Record(active=active, previous=previous, good=active is None)
 
-    def _save(self) -> None:
-        """Journal the record. Where the disk refuses, the update goes on without.
+    def _save(self) -> bool:
+        """Journal the record; whether it is on disk. Where the disk refuses, the update goes on.
 
         What an older record needs is kept (see `_prune`), so that a power cut still ends in a
         bundle that serves.
@@ -412,11 +431,26 @@ class Driver:
                 self._notices.warn("journal-failed", str(reason))
         else:
             self._unsaved = self._save_failed = False
+        return not self._unsaved
+
+    def _damage(self, bundle: BundleRef) -> str | None:
+        return self._slots.damage(bundle.manifest_sha256)
+
+    def _forget_lost_previous(self) -> Record:
+        """The record, to be saved, without a bundle to fall back on that is damaged."""
+        self._record, lost = reconcile.without_lost_previous(self._record, self._damage)
+        if lost:
+            self._unsaved = True
+            self._notices.warn("previous-lost", lost)
+        return self._record
 
     def _prune(self) -> None:
         if self._unsaved:
             return
-        r = self._record
+        before = self._record
+        r = self._forget_lost_previous()
+        if r is not before and not self._save():
+            return
         keep = [ref.manifest_sha256 for ref in (r.active, r.previous, r.candidate) if ref]
         try:
             freed_bytes = self._slots.prune(keep)

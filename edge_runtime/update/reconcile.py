@@ -6,6 +6,7 @@ message repeated, an update refused, a rollback, a power cut.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from edge_runtime.messages.fleet import BundleRef, Refusal
@@ -58,10 +59,27 @@ def standing_refusal(record: Record) -> Refusal | None:
     return None
 
 
+def without_lost_previous(
+    record: Record, damage: Callable[[BundleRef], str | None]
+) -> tuple[Record, str]:
+    """`record` without a bundle to fall back on that is damaged, and what is to be said of it.
+
+    Kept, it would be started when it is needed most, and its manifest could never be read for
+    pruning: nothing would be freed again.
+    """
+    lost = damage(record.previous) if record.previous else None
+    if record.previous is None or lost is None:
+        return record, ""
+    text = f"{record.previous.name} {record.previous.version}: {lost}"
+    return dataclasses.replace(record, previous=None), text
+
+
 def since_last_boot(
     record: Record, damage: Callable[[BundleRef], str | None], max_boots: int
 ) -> list[Event]:
     """What must be concluded from the journal before anything is started again.
+
+    After `without_lost_previous`: a bundle is never given up for one that is damaged as well.
 
     Args:
         damage: says what keeps an installed bundle from being used, or None.
@@ -69,11 +87,7 @@ def since_last_boot(
     """
     lost = damage(record.active) if record.active else None
     if lost is not None:
-        events: list[Event] = [Condemned(lost, refuse=False)]
-        also_lost = damage(record.previous) if record.previous else None
-        if also_lost is not None:
-            events.append(Condemned(also_lost, refuse=False))
-        return events
+        return [Condemned(lost, refuse=False)]
     if record.boots < max_boots:
         return []
     reason = f"the device restarted {record.boots + 1} times while it was tried"

@@ -3,6 +3,9 @@
 A slot is nothing but a manifest; its files are chunks in the store, shared between slots. Which
 slot is active, previous or candidate stands in the journal. This module keeps manifests, says
 whether a slot is whole, and removes what no slot needs.
+
+Which manifest came last is told by the files' times, which count instead of telling a time: each
+one put here is a second later than the latest, whatever the clock of a board without one says.
 """
 
 from __future__ import annotations
@@ -52,7 +55,11 @@ class Slots:
             DeviceError: disk full, read-only or failing.
         """
         digest = sha256_hex(manifest_bytes)
-        durable.replace(self.path(digest), manifest_bytes)
+        last = max((last for last, _ in self._listed()), default=0)
+        with durable.replacing(self.path(digest)) as file:
+            file.write(manifest_bytes)
+            file.flush()
+            os.utime(file.fileno(), (last + 1, last + 1))
         return digest
 
     def read(self, manifest_sha256: str) -> bytes:
@@ -98,8 +105,7 @@ class Slots:
     def whole(self) -> list[BundleRef]:
         """Every bundle that is here completely, the latest installed first."""
         found = []
-        for path in self._listed():
-            digest = path.name[: -len(".json")]
+        for _, digest in self._listed():
             if self.damage(digest) is None:
                 manifest = Manifest.from_bytes(self.read(digest))
                 found.append(BundleRef(manifest.name, manifest.version, digest))
@@ -121,21 +127,21 @@ class Slots:
             for entry in Manifest.from_bytes(self.read(digest)).files:
                 chunks.update(chunk.sha256 for chunk in entry.chunks)
         try:
-            for path in self._listed():
-                if path.name[: -len(".json")] not in kept:
-                    os.unlink(path)
+            for _, digest in self._listed():
+                if digest not in kept:
+                    os.unlink(self.path(digest))
             durable.sync_folder(self.root)
         except OSError as reason:
             raise DeviceError(f"slots {self.root}: cannot be pruned ({reason.strerror})") from None
         return self._store.prune(chunks)
 
-    def _listed(self) -> list[Path]:
-        """Manifest files, the latest written first; names decide between equal times."""
+    def _listed(self) -> list[tuple[int, str]]:
+        """(its number, digest) of every manifest file, the latest put first."""
         found: list[tuple[int, str]] = []
         try:
             for item in list(os.scandir(self.root)):
                 if re.fullmatch(SHA256 + r"\.json", item.name):
-                    found.append((item.stat().st_mtime_ns, item.name))
+                    found.append((int(item.stat().st_mtime), item.name[: -len(".json")]))
         except OSError as reason:
             log.error("slots %s: cannot be listed (%s)", self.root, reason.strerror)
-        return [self.root / name for _, name in sorted(found, reverse=True)]
+        return sorted(found, reverse=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.update.policy import Policy
-from tests.fakes.fleet import QUICK, Device, Fleet, bundle, journal
+from tests.fakes.fleet import QUICK, Bundle, Device, Fleet, bundle, journal
 
 V1 = bundle("1.0.0")
 V2 = bundle("2.0.0")
 V3 = bundle("3.0.0")
+V4 = bundle("4.0.0", size=60_000, backbone=4)
 
 
 @pytest.fixture
@@ -226,6 +227,81 @@ def test_a_bundle_spoiled_on_disk_is_fetched_again(fleet: Fleet, device: Device)
     device.reboot()
     fleet.pass_time(10)
     assert device.serving == V2.digest
+    assert device.status.refused == ()
+
+
+def spoil_manifest(device: Device, made: Bundle) -> None:
+    """One bit of it turns over on the disk."""
+    path = device.state / "manifests" / f"{made.digest}.json"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def stored(device: Device) -> set[str]:
+    return {path.name for path in (device.state / "chunks").glob("*/*")}
+
+
+def test_a_previous_bundle_that_is_spoiled_does_not_stop_pruning(
+    fleet: Fleet, device: Device
+) -> None:
+    fleet.update(device, V2)
+    assert device.status.previous == V1.release.ref
+    spoil_manifest(device, V1)
+    device.flaws.fail.add(V3.digest)  # Its chunks are what pruning is to free.
+    fleet.deploy(device, V3)
+    fleet.settle()
+    assert set(V3.chunks) - set(V2.chunks) <= stored(device)
+    device.free_bytes = 0  # The next update needs room.
+    fleet.publish(V4)
+    fleet.deploy(device, V4)
+    fleet.settle()
+    assert stored(device) & set(V3.chunks) <= set(V2.chunks) | set(V4.chunks)
+    assert device.status.previous is None
+    assert journal(device)["previous"] is None
+    assert device.host.kinds().count("previous-lost") == 1
+    assert device.serving == V2.digest
+
+
+def test_a_previous_bundle_that_is_spoiled_is_forgotten_at_boot(
+    fleet: Fleet, device: Device
+) -> None:
+    fleet.update(device, V2)
+    spoil_manifest(device, V1)
+    device.reboot()
+    fleet.settle()
+    assert (device.serving, device.status.previous) == (V2.digest, None)
+    assert journal(device)["previous"] is None
+    assert "previous-lost" in device.host.kinds()
+    fleet.update(device, V3)
+    assert device.serving == V3.digest
+    assert device.status.previous == V2.release.ref
+    assert stored(device) <= set(V2.chunks) | set(V3.chunks)
+
+
+def test_no_bundle_is_given_up_for_a_previous_one_that_is_spoiled(
+    fleet: Fleet, device: Device
+) -> None:
+    fleet.deploy(device, V2)
+    fleet.settle()
+    assert device.status.state == "trial"
+    spoil_manifest(device, V1)
+    device.crash()
+    fleet.pass_time(QUICK.restart_max_s)
+    assert (device.serving, device.status.previous) == (V2.digest, None)
+    assert device.status.refused == ()
+
+
+def test_with_both_bundles_spoiled_the_active_one_is_fetched_again(
+    fleet: Fleet, device: Device
+) -> None:
+    fleet.update(device, V2)
+    spoil_manifest(device, V1)
+    spoil_manifest(device, V2)
+    device.reboot()
+    assert not device.serving
+    fleet.pass_time(QUICK.trial_s + 1)
+    assert (device.serving, device.status.previous) == (V2.digest, None)
     assert device.status.refused == ()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.agent.cli import main
+from tests.fakes.operators import ESCAPES, clean
 from tests.fakes.tiny import LABELS, tiny_folder, variant_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +103,40 @@ def test_a_damaged_bundle_exits_with_3(tmp_path: Path, capsys: pytest.CaptureFix
     model.write_bytes(model.read_bytes()[:-1] + b"x")
     assert main(["infer", str(folder), "--input", os.devnull]) == 3
     assert "model-int8.onnx" in capsys.readouterr().err
+
+
+def test_what_a_bundle_and_a_text_say_reaches_no_terminal_raw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    steps = [
+        {"step": "softmax", "options": {}},
+        {"step": "top_k", "options": {"labels": [f"{n}{ESCAPES}" for n in range(len(LABELS))]}},
+    ]
+    variants = [variant_json("ort-int8", "model-int8.onnx")]
+    folder = tiny_folder(tmp_path / "bundle", variants, postprocess=steps)
+    lines = tmp_path / "in.jsonl"
+    lines.write_text(json.dumps(f"mail {ESCAPES}") + "\n")
+    assert main(["infer", str(folder), "--input", str(lines)]) == 0
+    said = capsys.readouterr()
+    assert (clean(said.out), said.out.count("\n"), said.out.count("pwned")) == (True, 1, 2)
+    assert main(["infer", str(folder), "--input", str(lines), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert (clean(out), out.isascii(), out.count("\n")) == (True, True, 1)
+    assert json.loads(out)["label"].endswith(ESCAPES)
+
+
+def test_an_error_that_quotes_a_stranger_is_one_plain_line(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        ["infer", str(bundle), "--input", f"/nowhere/{ESCAPES}"],
+        ["infer", f"/nowhere/{ESCAPES}", "--input", "-"],
+        ["check", "--config", f"/nowhere/{ESCAPES}"],
+    ):
+        assert main(arguments) == 1
+        said = capsys.readouterr()
+        assert (clean(said.err), said.err.count("\n"), said.out) == (True, 1, ""), said
 
 
 def test_a_reader_that_goes_away_is_no_error_message(bundle: Path, tmp_path: Path) -> None:

@@ -5,10 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.inference.batching import MAX_ROWS, MAX_WASTE, fit, pad, plan
+from edge_runtime.inference.batching import (
+    MAX_ROWS,
+    MAX_TOKENS,
+    MAX_WASTE,
+    fit,
+    most_rows,
+    pad,
+    plan,
+)
 
-SIZES = st.lists(st.integers(1, 128), min_size=1, max_size=60)
-BUCKETS = st.sampled_from([(), (128,), (16, 64, 128)])
+SIZES = st.lists(st.integers(1, 600), min_size=1, max_size=60)
+BUCKETS = st.sampled_from([(), (600,), (16, 64, 128, 600)])
 
 
 @given(SIZES, BUCKETS, st.sampled_from([None, 1, 2, 5]))
@@ -19,6 +27,7 @@ def test_every_row_is_in_one_run_that_it_fits(
     assert sorted(index for rows, _ in runs for index in rows) == list(range(len(sizes)))
     for rows, length in runs:
         assert len(rows) <= min(most or MAX_ROWS, MAX_ROWS)
+        assert len(rows) * length <= MAX_TOKENS or len(rows) == 1
         assert max(sizes[index] for index in rows) <= length
         assert not lengths or length in lengths
 
@@ -28,6 +37,13 @@ def test_little_padding_is_computed_where_every_length_runs(sizes: list[int]) ->
     for rows, length in plan(sizes, (), None):
         assert length == max(sizes[index] for index in rows)
         assert length <= MAX_WASTE * min(sizes[index] for index in rows)
+
+
+def test_rows_of_a_run_are_bounded_by_their_tokens_and_never_none() -> None:
+    assert [most_rows(length, None) for length in (0, 1, 64, 128, 512, 8192)] == [
+        MAX_ROWS, MAX_ROWS, 16, 8, 2, 1,
+    ]  # fmt: skip
+    assert [most_rows(16, batch) for batch in (1, 5, 999)] == [1, 5, MAX_ROWS]
 
 
 def test_like_lengths_share_a_run() -> None:

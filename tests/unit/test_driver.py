@@ -235,6 +235,26 @@ def test_a_local_bundle_installed_at_every_start_is_installed_once(fleet: Fleet)
     assert "start_candidate" not in device.host.calls
 
 
+def test_whatever_goes_through_a_whole_bundle_gives_a_sign_with_every_chunk(
+    tmp_path: Path, fleet: Fleet
+) -> None:
+    pulses = 0
+
+    def pulse() -> None:
+        nonlocal pulses
+        pulses += 1
+
+    host = FakeHost(tmp_path, Flaws())
+    driver = Driver(tmp_path / "state", PROFILE, fleet.add("a"), host, pulse=pulse)
+    driver.start(0.0)
+    large = bundle("1.0.0", size=3_000_000)
+    chunks = {c.sha256 for entry in large.manifest.files for c in entry.chunks}
+    driver.install(large, 0.0)
+    assert driver.status.state == "testing"
+    assert len(chunks) > 30
+    assert pulses >= 2 * len(chunks), "written, then read"
+
+
 class AnythingMayHappen(RuleBasedStateMachine):
     """Inputs in any order: no impossible transition, and never without a bundle once one serves.
 

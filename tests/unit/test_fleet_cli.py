@@ -16,6 +16,7 @@ import pytest
 from edge_runtime.fleet import connection as module
 from edge_runtime.fleet import verbs
 from edge_runtime.fleet.cli import main
+from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.memory import MemoryBroker
 from edge_runtime.messages.fleet import Event, InferResult, Online, to_bytes
 from tests.fakes.bundles import FILES, noise, write_bundle
@@ -365,6 +366,23 @@ def test_without_a_broker_each_verb_says_where_to_name_one(
         "edge-fleet: no broker; say where it is with --broker mqtt://HOST[:PORT] or in "
         "EDGE_FLEET_BROKER\n",
     )
+
+
+@pytest.mark.parametrize("url", ["MQTTS://u:p@broker.example", " mqtts://u:p@broker.example"])
+def test_a_broker_whose_scheme_is_written_oddly_is_still_encrypted(
+    url: str, run: Run, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[BrokerConfig] = []
+
+    def connector(config: BrokerConfig) -> Any:
+        asked.append(config)
+        return broker.link
+
+    monkeypatch.setattr(verbs, "connector", connector)
+    assert run("releases", "--broker", url)[0] == 0
+    monkeypatch.setenv("EDGE_FLEET_BROKER", url)
+    assert run("releases")[0] == 0
+    assert [(config.tls, config.port) for config in asked] == [(True, 8883)] * 2
 
 
 @pytest.mark.parametrize(

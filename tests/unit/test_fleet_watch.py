@@ -7,11 +7,11 @@ import json
 import pytest
 
 from edge_runtime.errors import InputError
-from edge_runtime.fleet.text import json_line
 from edge_runtime.fleet.watch import Notice, notice_of, watch
 from edge_runtime.link.base import Message
 from edge_runtime.link.memory import MemoryBroker
 from edge_runtime.messages.fleet import Event, Online, to_bytes
+from edge_runtime.text import json_line
 from tests.fakes.messages import REPORTED, TELEMETRY
 from tests.fakes.operators import TOPICS, keep, operator
 

@@ -10,7 +10,7 @@ from edge_runtime.messages.fleet import BundleRef, Desired, Refusal
 from edge_runtime.update import lifecycle as on
 from edge_runtime.update.diagram import drawn, main, mermaid
 from edge_runtime.update.lifecycle import TABLE, Action, Event, State, step
-from edge_runtime.update.reconcile import next_event, since_last_boot
+from edge_runtime.update.reconcile import next_event, since_last_boot, without_lost_previous
 from edge_runtime.update.record import MAX_REASON, Record, advance
 from tests.fakes.fleet import bundle
 
@@ -138,7 +138,8 @@ def test_a_higher_attempt_lifts_a_refusal_and_the_same_does_not() -> None:
 
 
 def test_a_device_that_lost_both_bundles_gives_up_both_without_blame() -> None:
-    record = Record(active=B, previous=A)
+    record, lost = without_lost_previous(Record(active=B, previous=A), lambda _: "chunks are lost")
+    assert lost == "demo 1.0.0: chunks are lost"
     for event in since_last_boot(record, lambda _bundle: "chunks are lost", 3):
         record, _ = advance(record, event, 32)
     assert (record.active, record.previous, record.refused) == (None, None, ())

@@ -18,6 +18,18 @@ def test_url_gives_host_port_and_encryption() -> None:
     assert (secure.host, secure.port, secure.tls) == ("broker.example", 9000, True)
 
 
+@pytest.mark.parametrize("scheme", ["MQTTS", "mqttS", " mqtts", "\tmqtts", "\n mqtts"])
+def test_encryption_hangs_on_the_scheme_however_it_is_written(scheme: str) -> None:
+    config = BrokerConfig.parse(f"{scheme}://fleet:s3cret@h ")
+    assert (config.host, config.port, config.tls) == ("h", 8883, True)
+
+
+@pytest.mark.parametrize("scheme", ["MQTT", " mqtt"])
+def test_a_plain_scheme_stays_plain_however_it_is_written(scheme: str) -> None:
+    config = BrokerConfig.parse(f"{scheme}://h")
+    assert (config.port, config.tls) == (1883, False)
+
+
 def test_ipv6_host_is_shown_in_brackets() -> None:
     assert BrokerConfig.parse("mqtt://[::1]:1884").address == "[::1]:1884"
 

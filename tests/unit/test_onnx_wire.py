@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import IncompatibleError
-from edge_runtime.inference.onnx_wire import external_tensors
+from edge_runtime.inference.onnx_wire import _varint, external_tensors
 from tests.fakes.tiny import FIXTURE
 
 MODEL = (FIXTURE / "model.onnx").read_bytes()
@@ -47,6 +47,8 @@ GRAPH, NODE, ATTRIBUTE = 7, 1, 5
         (GRAPH, NODE, ATTRIBUTE, 11, NODE, ATTRIBUTE, 6, 5),
         (25, 7, ATTRIBUTE, 5),
         (25, 11, 5),
+        (20, 1, 5),
+        (20, 2, 5),
     ],
     ids=[
         "initializer",
@@ -59,6 +61,8 @@ GRAPH, NODE, ATTRIBUTE = 7, 1, 5
         "subgraph of a subgraph",
         "function",
         "default of a function",
+        "training",
+        "training step",
     ],
 )
 def test_a_tensor_that_lives_elsewhere_is_found_wherever_it_hides(
@@ -67,6 +71,45 @@ def test_a_tensor_that_lives_elsewhere_is_found_wherever_it_hides(
     for field in reversed(path):
         tensor = record(field, tensor)
     assert external_tensors(number(1, 8) + tensor + record(2, b"pytorch"), "model") == ["weights"]
+
+
+@pytest.mark.parametrize("bit", [32, 34, 40, 63])
+@pytest.mark.parametrize("path", [(GRAPH,), (5, GRAPH), (13, 5, GRAPH)], ids=str)
+def test_a_tag_that_an_engine_reads_as_another_field_is_refused(
+    path: tuple[int, ...], bit: int
+) -> None:
+    """Engines keep 32 bits of a tag: what we would skip as unknown is a graph to them."""
+    hidden, *around = path
+    model = varint(hidden << 3 | 2 | 1 << bit) + varint(len(NAME)) + NAME
+    for field in around:
+        model = record(field, model)
+    with pytest.raises(IncompatibleError, match="m: is not a whole ONNX model"):
+        external_tensors(model, "m:")
+
+
+def test_an_engine_really_drops_the_upper_bits_of_a_tag() -> None:
+    """The reason for the refusal above. Should this fail, the engine has become stricter."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    hidden = retagged(MODEL, GRAPH, 1 << 32)
+    onnxruntime.InferenceSession(hidden, providers=["CPUExecutionProvider"])
+    with pytest.raises(IncompatibleError):
+        external_tensors(hidden, "m")
+
+
+def retagged(model: bytes, field: int, bits: int) -> bytes:
+    """`model` with `bits` set in the tag of every `field` at its top."""
+    data, at, out = memoryview(model), 0, b""
+    while at < len(data):
+        start = at
+        key, at = _varint(data, at)
+        if key & 7 == 2:
+            size, at = _varint(data, at)
+            out += varint(key | bits if key >> 3 == field else key) + varint(size)
+            start, at = at, at + size
+        else:
+            _, at = _varint(data, at)
+        out += data[start:at]
+    return out
 
 
 def test_a_tensor_without_a_name_is_found_too() -> None:

@@ -190,6 +190,85 @@ def test_a_bad_request_gets_one_sentence_and_the_connection_ends(
         assert is_closed(sock)
 
 
+SMUGGLED = b"GET /evil HTTP/1.1\r\nHost: inside\r\n\r\n"
+SIZE = b"%d" % len(SMUGGLED)
+HIDING = {
+    "a blank before the colon": b"Content-Length : " + SIZE,
+    "a tab before the colon": b"Content-Length\t: " + SIZE,
+    "a blank before the name": b"X: a\r\n Content-Length: " + SIZE,
+    "a folded value": b"Content-Length:\r\n " + SIZE,
+    "a line without a colon": b"junk\r\nContent-Length: " + SIZE,
+    "a line without a name": b": junk\r\nContent-Length: " + SIZE,
+    "a name that is no token": b"a(b): c\r\nContent-Length: " + SIZE,
+    "a name in another script": b"\xe9: c\r\nContent-Length: " + SIZE,
+    "chunks behind junk": b"Content-Length: 0\r\njunk\r\nTransfer-Encoding: chunked",
+    "chunks behind a blank": b"Content-Length: 0\r\nTransfer-Encoding : chunked",
+    "a bare CR": b"X: a\rContent-Length: " + SIZE,
+    "a bare CR before the end of a line": b"X: a\r\r\nContent-Length: " + SIZE,
+    "a bare LF": b"X: a\nContent-Length: " + SIZE,
+    "a NUL": b"X: a\0\r\nContent-Length: " + SIZE,
+    "a NUL in the length": b"Content-Length: " + SIZE + b"\0",
+    "a blank that is none": b"Content-Length: " + SIZE + b"\xa0",
+    "a form feed": b"Content-Length: \x0c" + SIZE,
+    "an escape": b"X: \x1b[2J\r\nContent-Length: " + SIZE,
+    "lengths that conflict": b"Content-Length: 0\r\nContent-Length: " + SIZE,
+    "lengths in one line": b"Content-Length: 0, " + SIZE,
+    "the mark of a mailbox": b"From nobody\r\nContent-Length: " + SIZE,
+}
+
+
+@pytest.mark.parametrize("lines", HIDING.values(), ids=HIDING)
+@pytest.mark.parametrize("first", [b"GET /x", b"POST /x"], ids=["get", "post"])
+def test_a_head_that_can_be_read_in_two_ways_is_refused_and_nothing_after_it_is_served(
+    lines: bytes, first: bytes
+) -> None:
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request)
+        return echo(request)
+
+    with running(answer=answer) as it, it.connect() as sock:
+        sock.sendall(first + b" HTTP/1.1\r\nHost: test\r\n" + lines + b"\r\n\r\n" + SMUGGLED)
+        status, headers, value = read_response(sock)
+        assert (status, headers["Connection"], list(value)) == (400, "close", ["error"])
+        assert is_closed(sock)
+        assert seen == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /x\rHTTP/1.1",
+        b"GET /x\x0bHTTP/1.1",
+        b"GET\t/x HTTP/1.1",
+        b"GET  /x HTTP/1.1",
+        b"GET /x HTTP/1.1 ",
+        b" GET /x HTTP/1.1",
+        b"GET /x\0 HTTP/1.1",
+        b"GET /\xe9 HTTP/1.1",
+        b"GET /x HTTP/01.1",
+    ],
+)
+def test_a_request_line_that_can_be_read_in_two_ways_is_refused(line: bytes) -> None:
+    with running() as it, it.connect() as sock:
+        status, headers, value = ask(sock, line + b"\r\n\r\n")
+        assert (status, headers["Connection"], list(value)) == (400, "close", ["error"])
+        assert is_closed(sock)
+
+
+def test_headers_that_honest_clients_send_pass() -> None:
+    lines = [
+        *("Accept:*/*", "X-Empty:", "x-tab:\ta\tb ", "Cookie: a=b; c=\u00fc", "!#$%&'*+-.^_`|~: x"),
+        *("Content-Type: multipart/form-data", "Content-Length: 2"),
+    ]
+    with running() as it, it.connect() as sock:
+        for _ in range(2):
+            data = post(b"ok", *lines[:-1]).replace(b"\xc3\xbc", b"\xfc")
+            assert ask(sock, data)[2]["body"] == "ok"
+        assert ask(sock, post(b"ok", lines[-1]))[2]["body"] == "ok"
+
+
 def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
     with running(replace(CONFIG, request_timeout_s=5.0)) as it, it.connect() as sock:
         begin_s = time.monotonic()

@@ -24,10 +24,9 @@ def slots(tmp_path: Path) -> Slots:
 
 def installed(slots: Slots, *bundles: Bundle) -> None:
     store = ChunkStore(slots.root.parent / "chunks")
-    for n, made in enumerate(bundles):
+    for made in bundles:
         store.ingest(made, made.manifest)
         slots.put(made.bytes)
-        os.utime(slots.path(made.digest), (n, n))
 
 
 def held(slots: Slots) -> set[str]:
@@ -67,6 +66,16 @@ def test_whole_bundles_are_listed_the_latest_first(slots: Slots) -> None:
     (slots.root / "notes.txt").write_text("not ours")
     (slots.root / f".{V2.digest}.json.tmp").write_text("torn")
     assert slots.whole() == [V1.release.ref, V3.release.ref]
+
+
+@pytest.mark.parametrize("clock_s", [0, 1_000_000_000, 4_000_000_000], ids=["1970", "2001", "2096"])
+def test_the_latest_is_told_whatever_the_clock_said_before(slots: Slots, clock_s: int) -> None:
+    installed(slots, V1)
+    os.utime(slots.path(V1.digest), (clock_s, clock_s))  # as an older release wrote it
+    installed(slots, V3, V2)
+    assert slots.whole() == [V2.release.ref, V3.release.ref, V1.release.ref]
+    installed(slots, V3)
+    assert slots.whole()[0] == V3.release.ref
 
 
 def test_pruning_keeps_what_a_kept_slot_needs_and_nothing_else(slots: Slots) -> None:

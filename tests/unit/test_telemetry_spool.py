@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.errors import DeviceError
 from edge_runtime.telemetry.spool import Spool
+
+ROOT = Path(__file__).parents[2]
 
 
 def line(number: int, size: int = 40) -> bytes:
@@ -125,20 +131,104 @@ def test_disk_is_synced_at_most_once_in_the_given_time(
     assert len(synced) == 10
 
 
-def test_full_disk_costs_lines_not_the_agent(
+FULL = """
+import logging, pathlib, sys
+from edge_runtime.telemetry.spool import Spool
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+folder = pathlib.Path(sys.argv[1])
+spool = Spool(folder, sync_s=0.0)
+begin, end = disk(folder)
+line = b'{"pad": "' + b"x" * 80 + b'"}'
+kept = sum(spool.append(line, n) for n in range(5))
+begin()
+full = [spool.append(line, n) for n in range(200)]
+assert not any(full[-100:]), full
+assert len(list(folder.glob("*.jsonl"))) <= 2, list(folder.iterdir())
+end()
+kept += sum(full) + sum(spool.append(line, n) for n in range(5))
+assert spool.dropped == full.count(False)
+assert len(spool) == kept == 10 + sum(full), (len(spool), kept)
+spool.close()
+again = Spool(folder)
+found = 0
+while lines := again.read(7):
+    assert set(lines) == {line}
+    found += len(lines)
+    again.done(len(lines))
+assert found == kept
+"""
+LIMIT = """
+import resource
+def disk(folder):
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    return lambda: limit(LEFT), lambda: limit(resource.RLIM_INFINITY)
+"""
+BALLAST = """
+def disk(folder):
+    ballast = folder / "ballast"
+    def fill():
+        with open(ballast, "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(512)):
+                    pass
+            except OSError:
+                pass
+    return fill, ballast.unlink
+"""
+
+
+def on_a_full_disk(folder: Path, disk: str) -> list[str]:
+    """What a spool logs whose disk is full for a while, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", disk + FULL, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("left", [0, 50], ids=["nothing fits", "half a line fits"])
+def test_a_disk_that_takes_no_more_costs_lines_and_is_told_once(tmp_path: Path, left: int) -> None:
+    told = on_a_full_disk(tmp_path, LIMIT.replace("LEFT", str(left)))
+    assert told == ["spool cannot be written", "spool can be written again"]
+
+
+def test_a_disk_that_is_full_costs_lines_and_is_told_once(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only who may mount has a disk to fill")
+    try:
+        told = on_a_full_disk(tmp_path, BALLAST)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert told == ["spool cannot be written", "spool can be written again"]
+
+
+def test_an_empty_segment_that_a_power_cut_left_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "000000000001.jsonl").touch()
+    spool = Spool(tmp_path)
+    spool.append(line(1), 0)
+    assert drained(spool) == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_that_the_disk_does_not_sync_are_kept_and_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(self: Path, mode: str) -> None:
-        raise OSError(28, "No space left on device")
+    def failing(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
 
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path, sync_s=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
-        assert [spool.append(line(n), 0) for n in range(3)] == [False] * 3
-    assert spool.dropped == 3
+        patch.setattr(os, "fsync", failing)
+        assert all(spool.append(line(n), n) for n in range(20))
     assert len(caplog.records) == 1
-    assert spool.append(line(3), 0)
-    assert drained(spool) == [3]
+    assert (drained(spool), spool.dropped) == (list(range(20)), 0)
 
 
 def test_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:

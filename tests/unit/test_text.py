@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from edge_runtime.fleet.text import MAX_SHOWN, json_line, plain, size
+from edge_runtime.text import MAX_SHOWN, json_line, plain, size
 from tests.fakes.operators import ESCAPES, clean
 
 
