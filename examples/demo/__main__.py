@@ -9,6 +9,7 @@ started, also when something fails.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import lzma
 import shutil
@@ -101,11 +102,22 @@ def main() -> int:
 
 
 def demo(options: Options) -> None:
-    """Every step in turn."""
+    """Every step in turn; one demo at a time in a folder."""
     out = options.out
-    # The device of an earlier demo would go on where it ended: with version 2.
-    shutil.rmtree(out / "device", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
+    with (out / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failed(f"another demo is running in {out}; give this one --out") from None
+        # The device of an earlier demo would go on where it ended: with version 2.
+        shutil.rmtree(out / "device", ignore_errors=True)
+        steps(options)
+
+
+def steps(options: Options) -> None:
+    """What the title of each says."""
+    out = options.out
     rows = test_rows(6)
 
     title("1. Fine-tune a pretrained encoder and convert it for two boards")

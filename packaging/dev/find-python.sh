@@ -16,8 +16,8 @@ for version in "$@"; do
     mapfile -t on_path < <(type -aP "python$version" python3 | awk '!seen[$0]++')
     for candidate in "${on_path[@]}" "$HOME/.pyenv/versions/$version."*/bin/python; do
         if [[ -x $candidate ]] && runs "$candidate" "${version%.*}" "${version#*.}"; then
-            # The interpreter behind a shim, so that the environment does not depend on the shim.
-            "$candidate" -c 'import sys; print(sys.executable)'
+            # The interpreter behind a shim or an active environment, which may go away.
+            "$candidate" -c 'import sys; print(sys._base_executable)'
             exit 0
         fi
     done
