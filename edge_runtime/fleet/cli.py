@@ -12,15 +12,23 @@ import os
 import sys
 from collections.abc import Sequence
 
-from edge_runtime.errors import EdgeError, exit_code
-from edge_runtime.fleet.options import PROG, parser
-from edge_runtime.text import MAX_ERROR, plain
-
 USAGE = 2
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    # Ours are imported here: Ctrl-C during imports, which take a while, ends as it does later.
+    from edge_runtime.errors import EdgeError, exit_code
+    from edge_runtime.fleet.options import parser
+
     _never_fail_to_print()
     arguments = parser().parse_args(argv)
     try:
@@ -35,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error), USAGE)
     except EdgeError as error:
         return _failed(str(error), exit_code(error))
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # Whoever read our output has enough. Python would complain again while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -44,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(why: str, code: int) -> int:
+    from edge_runtime.fleet.options import PROG
+    from edge_runtime.text import MAX_ERROR, plain
+
     print(f"{PROG}: {plain(why, MAX_ERROR)}", file=sys.stderr)
     return code
 
@@ -57,7 +66,11 @@ def _never_fail_to_print() -> None:
 
 def entry() -> None:
     """Console command."""
-    sys.exit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt:  # Between two statements of ours.
+        code = INTERRUPTED
+    sys.exit(code)
 
 
 if __name__ == "__main__":

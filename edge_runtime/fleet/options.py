@@ -57,11 +57,26 @@ class Target(NamedTuple):
 def target(text: str) -> Target:
     """`NAME==VERSION`."""
     name, equals, version = text.partition("==")
-    if not (equals and re.fullmatch(NAME, name) and re.fullmatch(VERSION, version)):
+    named = bool(equals and version and re.fullmatch(NAME, name))
+    if named and not re.fullmatch(VERSION, version):
+        raise argparse.ArgumentTypeError(
+            f"version {version!r} of {name} needs three numbers, as 1.0.0; "
+            "more may follow, as 1.0.0-rc.1"
+        )
+    if not named:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no release, expected NAME==VERSION such as debian-sections==1.0.0"
         )
     return Target(name, version)
+
+
+def profile(text: str) -> str:
+    """A profile's name."""
+    if not re.fullmatch(NAME, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no profile, expected its name, such as raspberry-pi-5"
+        )
+    return text
 
 
 def device_id(text: str) -> str:
@@ -181,7 +196,7 @@ def _publish(add: Add) -> None:
     verb.add_argument(
         "--force",
         action="store_true",
-        help="replace another bundle of the same name and version; send every chunk",
+        help="replace another bundle of the same name, version and profile; send every chunk",
     )
 
 
@@ -192,12 +207,16 @@ def _deploy(add: Add) -> None:
         description="Set the desired state of devices. Each fetches the chunks that it lacks,\n"
         "tests the bundle on its own engine and swaps without dropping a request; where the\n"
         "test fails, it keeps what it has. A device that is offline does so once it is back.\n"
-        "Saying the same again changes nothing.",
+        "Saying the same again changes nothing. Of a version that is published for several\n"
+        "profiles, each device gets the release of its own profile; where one has none,\n"
+        "nothing is deployed.",
         epilog="examples:\n"
         "  edge-fleet deploy debian-sections==1.1.0 --device press-7\n"
         "  edge-fleet deploy debian-sections==1.1.0 --device press-7 --device press-8 --wait 120\n"
         "  edge-fleet deploy debian-sections==1.1.0 --device press-7 --retry\n"
         "      it refused this bundle before; let it try again\n"
+        "  edge-fleet deploy debian-sections==1.1.0 --device new-1 --profile raspberry-pi-5\n"
+        "      it has never been on the broker; say which release it waits for\n"
         "\nwith --wait the exit code is 1 where a device refused, or took longer",
     )
     verb.add_argument(
@@ -210,6 +229,12 @@ def _deploy(add: Add) -> None:
         required=True,
         metavar="ID",
         help="a device; repeatable",
+    )
+    verb.add_argument(
+        "--profile",
+        type=profile,
+        metavar="NAME",
+        help="the release made for this profile, whatever the devices report",
     )
     verb.add_argument(
         "--retry", action="store_true", help="let devices that refused this bundle try it again"

@@ -81,7 +81,8 @@ def publish(
 
     Raises:
         UntrustedError, IncompatibleError: the bundle is broken, or not to be read.
-        InputError: another bundle is published under its name and version, and not `force`.
+        InputError: another bundle is published under its name, version and profile, and not
+            `force`.
         TransferError: the broker stands still, forbids, or does not keep what it acknowledged.
         DeviceError: the disk failed.
     """
@@ -138,19 +139,22 @@ def _already_there(connection: Connection, release: Release, force: bool) -> boo
     payload = read_metadata(connection, release.file)
     if payload is None:
         return False
-    where = f"release {release.name}=={release.version}: broker {connection.address} holds"
+    where = (
+        f"release {release.name}=={release.version} for {release.profile}: "
+        f"broker {connection.address} holds"
+    )
     try:
         other = release_of(payload, release.file)
     except EdgeError as reason:
         if force:
             return False
         raise InputError(
-            f"{where} something unreadable under this name and version ({reason}); "
+            f"{where} something unreadable under this name, version and profile ({reason}); "
             "use --force to replace it"
         ) from None
     if other != release and not force:
         raise InputError(
-            f"{where} another bundle under this name and version (manifest "
+            f"{where} another bundle under this name, version and profile (manifest "
             f"{other.manifest.sha256[:12]}…, this one is {release.manifest.sha256[:12]}…); "
             "raise the version, or use --force"
         )

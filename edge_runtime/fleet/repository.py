@@ -1,6 +1,6 @@
 """The repository on the broker, as it is read: releases, their manifests, chunks.
 
-Releases are retained under `repo/metadata/<name>@<version>.json`, chunks under
+Releases are retained under `repo/metadata/<name>@<version>@<profile>.json`, chunks under
 `repo/chunk/<sha256>`. Whoever may publish on the broker may have written them: a release that
 cannot be read is named with its reason and hides no other one, and a chunk is held to its digest.
 Chunks are asked for by exact topic, a window at a time, as devices do: brokers drop without a word
@@ -15,7 +15,7 @@ from itertools import islice
 
 from edge_runtime.bundle.files import Chunk, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
-from edge_runtime.errors import EdgeError, InputError, TransferError, UntrustedError
+from edge_runtime.errors import EdgeError, TransferError, UntrustedError
 from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.messages.fleet import Release, release_file
@@ -26,7 +26,7 @@ WINDOW = 32
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Releases by name and version; `unreadable` pairs file and reason."""
+    """Releases by name, version and profile; `unreadable` pairs file and reason."""
 
     releases: tuple[Release, ...]
     unreadable: tuple[tuple[str, str], ...]
@@ -68,28 +68,24 @@ def read_catalog(connection: Connection) -> Catalog:
     return Catalog(tuple(sorted(releases, key=_order)), tuple(unreadable))
 
 
-def _order(release: Release) -> tuple[str, list[int], bool, str]:
+def _order(release: Release) -> tuple[str, list[int], bool, str, str]:
     """1.9.0 before 1.10.0, and 2.0.0-rc.1 before 2.0.0."""
     core, _, pre = release.version.partition("+")[0].partition("-")
-    return release.name, [int(number) for number in core.split(".")], not pre, release.version
+    numbers = [int(number) for number in core.split(".")]
+    return release.name, numbers, not pre, release.version, release.profile
 
 
-def read_release(connection: Connection, name: str, version: str) -> Release:
-    """The release called `name` `version`.
+def read_release(connection: Connection, name: str, version: str, profile: str) -> Release | None:
+    """The release called `name` `version` that is made for `profile`; None: not published.
 
     Raises:
-        InputError: not published; lists the versions that are.
-        UntrustedError: what is kept under its name cannot be read, or is another release.
+        UntrustedError, IncompatibleError: what is kept under its name cannot be read, or is
+            another release.
         TransferError: the connection was lost.
     """
-    file = release_file(name, version)
+    file = release_file(name, version, profile)
     payload = read_metadata(connection, file)
-    if payload is not None:
-        return release_of(payload, file, (name, version))
-    others = [f"{r.name}=={r.version}" for r in read_catalog(connection).releases]
-    near = [other for other in others if other.startswith(f"{name}==")] or others
-    known = f"published are {', '.join(near[:10])}" if near else "nothing is published there yet"
-    raise InputError(f"release {name}=={version}: not on broker {connection.address}; {known}")
+    return release_of(payload, file) if payload is not None else None
 
 
 def read_metadata(connection: Connection, file: str) -> bytes | None:
@@ -103,16 +99,17 @@ def read_metadata(connection: Connection, file: str) -> bytes | None:
     return connection.retained([topic]).get(topic)
 
 
-def release_of(payload: bytes, file: str, wanted: tuple[str, str] | None = None) -> Release:
+def release_of(payload: bytes, file: str) -> Release:
     """The release in `payload`, which the broker keeps as `file`.
 
     Raises:
         UntrustedError, IncompatibleError: not to be read, or not the release that `file` names.
     """
     release = Release.from_bytes(payload)
-    if release.file != file or wanted not in (None, (release.name, release.version)):
+    if release.file != file:
         raise UntrustedError(
-            f"metadata {file}: holds release {release.name}=={release.version}, not its own"
+            f"metadata {file}: holds release {release.name}=={release.version} for "
+            f"{release.profile}, not its own"
         )
     return release
 

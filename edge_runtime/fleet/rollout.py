@@ -1,6 +1,7 @@
-"""One release to named devices: the desired state that each needs, and what came of it.
+"""Releases to named devices: the desired state that each needs, and what came of it.
 
-`plan` and `verdict` are pure; `deploy` and `follow` do what they say. A device's desired state is
+`plan` and `verdict` are pure; `deploy` and `follow` do what they say. Which release a device gets,
+of those that one version has for several profiles, is said in `choice`. A device's desired state is
 read, raised by one revision and put back, so two operators at the same moment may overwrite each
 other: the last one wins, and the device works towards that.
 """
@@ -130,6 +131,7 @@ def as_json(made: Plan, found: Verdict | None) -> dict[str, Json]:
     fetched_bytes, update_s = cost(made, found) if found is not None else (None, None)
     return {
         "device": made.device.id,
+        "profile": made.desired.release.profile if made.desired.release is not None else None,
         "revision": made.desired.revision,
         "attempt": made.desired.attempt,
         "changed": made.changed,
@@ -149,17 +151,12 @@ def busy(reported: Reported) -> str:
     return f"{words} ({reported.reason})" if reported.reason else words
 
 
-def deploy(
-    connection: Connection, release: Release, devices: Sequence[str], *, retry: bool = False
-) -> tuple[Plan, ...]:
-    """Set the desired state of `devices`, in their order; what stands there already stays.
+def deploy(connection: Connection, plans: Iterable[Plan]) -> None:
+    """Set the desired states as planned; what stands there already stays.
 
     Raises:
-        InputError: not a device id; nothing was published.
         TransferError: the broker does not acknowledge, forbids, or does not keep it.
     """
-    found = read_devices(connection, devices)
-    plans = tuple(plan(device, release, retry=retry) for device in found)
     changed = {made.device.id: made.desired for made in plans if made.changed}
     for id, desired in changed.items():
         connection.send("desired", connection.topics.device(id, "desired"), desired.to_bytes())
@@ -172,7 +169,6 @@ def deploy(
                 f"device {device.id}: broker {connection.address} acknowledged its desired state "
                 "but does not keep it; does this user have the right to deploy?"
             )
-    return plans
 
 
 def follow(

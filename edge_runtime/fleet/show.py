@@ -24,16 +24,17 @@ from edge_runtime.messages.fleet import (
     Event,
     InferResult,
     Online,
-    Release,
     Reported,
     Telemetry,
 )
 from edge_runtime.text import json_line, plain, size
 
-PIPE_WIDTH = 400
-"""Columns where stdout is no terminal: whoever reads it does not want lines to be folded."""
-CELL = 160
-"""Characters of a device's own words in a table."""
+PIPE_WIDTH = 1000
+"""Columns where stdout is no terminal: whoever reads it does not want lines to be cropped."""
+CELL = 80
+"""Characters of a cell that holds a device's own words; JSON has all of them."""
+ELASTIC = ("STATE", "ACCELERATOR", "WANTED")
+"""Columns that a narrow terminal crops first; what matters most in them comes first."""
 
 
 def line(text: str) -> None:
@@ -42,17 +43,36 @@ def line(text: str) -> None:
     sys.stdout.flush()
 
 
+def is_terminal() -> bool:
+    """Whether a person sees stdout as it is written."""
+    return sys.stdout.isatty()
+
+
 def print_table(table: Table) -> None:
-    """On stdout."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    """On stdout, as wide as the terminal."""
+    width = None if is_terminal() else PIPE_WIDTH
     Console(file=sys.stdout, width=width, highlight=False).print(table)
 
 
 def _table(*heads: str) -> Table:
+    """A row is a line: cells are cropped, not folded."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for head in heads:
-        table.add_column(head, overflow="fold")
+        # To rich, columns that may not wrap are the last to shrink.
+        elastic = head in ELASTIC
+        title = Text(head, no_wrap=True, overflow="ellipsis")
+        table.add_column(title, overflow="ellipsis", no_wrap=not elastic)
     return table
+
+
+def _cell() -> Text:
+    """An empty one, of an elastic column."""
+    return Text(no_wrap=True, overflow="ellipsis")
+
+
+def _cropped(text: Text) -> Text:
+    text.truncate(CELL, overflow="ellipsis")
+    return text
 
 
 def status_table(devices: Iterable[Device]) -> Table:
@@ -83,35 +103,41 @@ def _bundle(bundle: BundleRef | None) -> str:
 
 
 def _state(device: Device) -> Text:
-    state = Text(plain(busy(device.reported), CELL) if device.reported is not None else "")
-    for reason in device.unreadable:
+    state = _cell()
+    if device.unreadable:
+        state.append(f"unreadable: {plain('; '.join(device.unreadable), CELL)}", "red")
+    if device.reported is not None:
         state.append("; " if state else "")
-        state.append(f"unreadable: {plain(reason, CELL)}", "red")
-    return state
+        state.append(plain(busy(device.reported), CELL))
+    return _cropped(state)
 
 
 def _accelerator(found: Accelerator | None) -> Text:
     """What was requested, where something else runs; a reason where it is worse."""
+    text = _cell()
     if found is None:
-        return Text("")
-    text = Text(plain(f"{found.variant}: {found.actual}", CELL))
+        return text
     if found.degraded:
-        text.append(" DEGRADED ", "bold red")
-        text.append(plain(f"{found.requested} was requested; {found.degraded}", CELL))
-    return text
+        text.append("DEGRADED ", "bold red")
+    text.append(plain(f"{found.variant}: {found.actual}", CELL))
+    if found.degraded:
+        text.append(plain(f"; {found.requested} was requested; {found.degraded}", CELL))
+    return _cropped(text)
 
 
 def _wanted(device: Device) -> Text:
-    desired = device.desired
+    desired, text = device.desired, _cell()
     if desired is None:
-        return Text("")
-    text = Text(_bundle(desired.release.ref if desired.release is not None else None))
+        return text
+    wanted = _bundle(desired.release.ref if desired.release is not None else None)
     found = verdict(desired, device.reported)
     if found.outcome is Outcome.REFUSED:
-        text.append(f" refused: {plain(found.reason, CELL)}", "red")
+        text.append(f"refused {wanted}: {plain(found.reason, CELL)}", "red")
     elif found.outcome is Outcome.WAITING:
-        text.append(" not yet", "yellow")
-    return text
+        text.append("not yet ", "yellow").append(wanted)
+    else:
+        text.append("as served")
+    return _cropped(text)
 
 
 def releases_table(catalog: Catalog) -> Table:
@@ -133,9 +159,9 @@ def publication(made: Publication) -> str:
     return f"{word} {r.name}=={r.version}, {total}: {sent}; {skipped}\nmanifest {r.manifest.sha256}"
 
 
-def rollout(release: Release, made: Plan, found: Verdict | None, wait_s: float) -> str:
-    """One device's part of a rollout; `found` None: nobody followed it."""
-    device, title = made.device.id, f"{release.name} {release.version}"
+def rollout(title: str, made: Plan, found: Verdict | None, wait_s: float) -> str:
+    """One device's part of a rollout of `title`; `found` None: nobody followed it."""
+    device = made.device.id
     reason = plain(found.reason) if found is not None else ""
     if found is None:
         wants = "now wants" if made.changed else "wanted already"

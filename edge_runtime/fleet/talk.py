@@ -99,8 +99,13 @@ def bar(title: str) -> Iterator[OnProgress]:
 
 
 @contextlib.contextmanager
-def following(devices: Sequence[str]) -> Iterator[Callable[[str, Verdict], None]]:
-    """Who is how far: a table that changes, or a line for each change."""
+def following(
+    devices: Sequence[str], *, outcomes: bool
+) -> Iterator[Callable[[str, Verdict], None]]:
+    """Who is how far: a table that changes and goes away in the end, or a line for each change.
+
+    Lines tell of `outcomes` only where nothing else does.
+    """
     found: dict[str, Verdict | None] = dict.fromkeys(devices)
 
     def table() -> Table:
@@ -114,7 +119,12 @@ def following(devices: Sequence[str]) -> Iterator[Callable[[str, Verdict], None]
 
     console = _console()
     if not console.is_terminal:
-        yield lambda device, how: say(f"{device}: {how.outcome.value} {how.reason}".rstrip())
+
+        def tell(device: str, how: Verdict) -> None:
+            if outcomes or how.outcome is Outcome.WAITING:
+                say(f"{device}: {how.outcome.value} {how.reason}".rstrip())
+
+        yield tell
         return
     with Live(table(), console=console, transient=True) as live:
 

@@ -15,11 +15,12 @@ from edge_runtime.bundle.archive import open_bundle
 from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fleet import rollout, show, talk
 from edge_runtime.fleet.ask import ask
+from edge_runtime.fleet.choice import choose
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.inventory import read_devices, read_inventory
 from edge_runtime.fleet.options import BROKER_VARIABLE, PROG
 from edge_runtime.fleet.publish import publish
-from edge_runtime.fleet.repository import read_catalog, read_release
+from edge_runtime.fleet.repository import read_catalog
 from edge_runtime.fleet.watch import watch
 from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.mqtt import connector
@@ -84,22 +85,30 @@ def _publish(arguments: argparse.Namespace) -> int:
 
 def _deploy(arguments: argparse.Namespace) -> int:
     with _connected(arguments) as connection:
-        release = read_release(connection, *arguments.release)
-        plans = rollout.deploy(connection, release, arguments.device, retry=arguments.retry)
+        name, version = arguments.release
+        devices = read_devices(connection, arguments.device)
+        releases = choose(connection, name, version, devices, arguments.profile)
+        plans = [
+            rollout.plan(device, release, retry=arguments.retry)
+            for device, release in zip(devices, releases, strict=True)
+        ]
+        rollout.deploy(connection, plans)
         for made in plans:
             for warning in made.warnings:
                 talk.say(f"{PROG}: warning: {made.device.id} {warning}")
         verdicts: Mapping[str, rollout.Verdict] = {}
         if arguments.wait is not None:
-            with talk.following([made.device.id for made in plans]) as change:
+            ids = [made.device.id for made in plans]
+            # For people each outcome is the result, on stdout; they need not read it twice.
+            with talk.following(ids, outcomes=arguments.json) as change:
                 verdicts = rollout.follow(connection, plans, arguments.wait, change)
     pairs = [(made, verdicts.get(made.device.id)) for made in plans]
     if arguments.json:
-        devices = [rollout.as_json(made, found) for made, found in pairs]
-        show.line(json_line({"name": release.name, "version": release.version, "devices": devices}))
+        rows = [rollout.as_json(made, found) for made, found in pairs]
+        show.line(json_line({"name": name, "version": version, "devices": rows}))
     else:
         for made, found in pairs:
-            show.line(show.rollout(release, made, found, arguments.wait or 0.0))
+            show.line(show.rollout(f"{name} {version}", made, found, arguments.wait or 0.0))
     there = all(found.outcome is rollout.Outcome.SERVING for found in verdicts.values())
     return 0 if there else 1
 

@@ -62,20 +62,21 @@ class BundleRef:
         )
 
 
-def release_file(name: str, version: str) -> str:
-    """Name of the metadata file of a release, `<name>@<version>.json`.
+def release_file(name: str, version: str, profile: str) -> str:
+    """Name of the metadata file of a release, `<name>@<version>@<profile>.json`.
 
-    No name holds an `@`, so no two releases share a file. A version's `+` is a wildcard in a topic,
-    so it becomes `_`, which no version holds.
+    No part holds an `@`, so no two releases share a file, and one version is published for several
+    profiles side by side. A version's `+` is a wildcard in a topic, so it becomes `_`, which no
+    version holds.
     """
-    return f"{name}@{version}.json".replace("+", "_")
+    return f"{name}@{version}@{profile}.json".replace("+", "_")
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A published bundle: what it is called and how its manifest is fetched.
+    """A published bundle: what it is called, for which profile, how its manifest is fetched.
 
-    `repo/metadata/<name>@<version>.json` holds one.
+    `repo/metadata/<name>@<version>@<profile>.json` holds one.
     """
 
     name: str
@@ -92,7 +93,7 @@ class Release:
     @property
     def file(self) -> str:
         """Name of the metadata file that holds this release."""
-        return release_file(self.name, self.version)
+        return release_file(self.name, self.version, self.profile)
 
     @classmethod
     def parse(cls, f: Fields) -> Release:
@@ -123,7 +124,7 @@ class Release:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Release:
-        """Of a retained `repo/metadata/<name>@<version>.json`."""
+        """Of a retained `repo/metadata/<name>@<version>@<profile>.json`."""
         return cls.parse(open_message(data, "release"))
 
     def to_bytes(self) -> bytes:

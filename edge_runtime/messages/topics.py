@@ -92,7 +92,7 @@ class Topics:
         Raises:
             InputError: `file` is more than one level, or holds a wildcard.
         """
-        if file != "+" and not re.fullmatch(r"[A-Za-z0-9@._-]{1,255}", file):
+        if file != "+" and not re.fullmatch(r"[A-Za-z0-9@._-]{1,320}", file):
             raise InputError(
                 f"metadata file {file!r}: expected letters, digits, '@', '.', '-' or '_'"
             )

@@ -169,7 +169,9 @@ class World(ABC):
 
     def deploy(self, made: Made, *, retry: bool = False) -> Plan:
         """As `edge-fleet deploy` does."""
-        (plan,) = rollout.deploy(self.operator, made.release, [DEVICE], retry=retry)
+        (device,) = inventory.read_devices(self.operator, [DEVICE])
+        plan = rollout.plan(device, made.release, retry=retry)
+        rollout.deploy(self.operator, [plan])
         return plan
 
     def desire(self, payload: bytes) -> None:

@@ -126,6 +126,10 @@ backend = "litert"
 quantization = "x"
 [sources]
 arch = "here"
+ram_bytes = "here"
+storage_bytes = "here"
+python = "here"
+engine = "here"
 """
 
 

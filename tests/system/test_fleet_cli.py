@@ -152,6 +152,26 @@ def test_the_whole_way_from_a_bundle_to_an_answer(any_fleet: Fleet, tmp_path: Pa
     assert done.stderr == f"edge-fleet: device {DEVICE}: no answer within 1 s; it is offline\n"
 
 
+def test_two_boards_are_served_side_by_side(any_fleet: Fleet, tmp_path: Path) -> None:
+    fleet = any_fleet
+    mine = fleet.json("publish", tiny(tmp_path, "1.0.0"))
+    other = write_bundle(tmp_path / "pi", name="tiny", profile="raspberry-pi-5")[0]
+    assert fleet.json("publish", other)["manifest_sha256"] != mine["manifest_sha256"]
+    profiles = [release["profile"] for release in fleet.json("releases")["releases"]]
+    assert profiles == [mine["profile"], "raspberry-pi-5"]
+    command = ["deploy", "tiny==1.0.0", "--device", DEVICE]
+    done = fleet(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "say which with --profile NAME" in done.stderr
+    with agent(tmp_path / "device", broker=fleet.url, settings=QUICK):
+        wait_for(
+            "the device reports",
+            lambda: [d for d in fleet.json("status")["devices"] if d["reported"]],
+        )
+        (made,) = fleet.json(*command, "--wait", "60")["devices"]
+    assert (made["profile"], made["outcome"]) == (mine["profile"], "serving")
+
+
 def test_a_device_that_never_comes_ends_the_wait(fleet: Fleet, tmp_path: Path) -> None:
     fleet.json("publish", write_bundle(tmp_path)[0])
     done = fleet("deploy", "demo==1.0.0", "--device", "ghost", "--wait", "1")

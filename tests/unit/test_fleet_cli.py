@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from edge_runtime.fleet import connection as module
-from edge_runtime.fleet import verbs
+from edge_runtime.fleet import show, verbs
 from edge_runtime.fleet.cli import main
 from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.memory import MemoryBroker
-from edge_runtime.messages.fleet import Event, InferResult, Online, to_bytes
+from edge_runtime.messages.fleet import Desired, Event, InferResult, Online, to_bytes
 from tests.fakes.bundles import FILES, noise, write_bundle
 from tests.fakes.messages import ACCELERATOR, RELEASE, TELEMETRY
 from tests.fakes.operators import (
@@ -114,7 +114,7 @@ def test_another_bundle_under_the_same_version_needs_force(
     code, out, err = run("publish", other)
     assert (code, out) == (1, "")
     assert err.startswith(
-        "edge-fleet: release demo==1.0.0: broker memory:1883 holds another bundle"
+        "edge-fleet: release demo==1.0.0 for generic-x86_64: broker memory:1883 holds another"
     )
     assert err.count("\n") == 1
     assert run("publish", other, "--force")[0] == 0
@@ -241,6 +241,73 @@ def test_a_release_that_is_not_published_is_one_sentence(run: Run) -> None:
     )
 
 
+def test_each_device_gets_the_bundle_that_is_made_for_it(
+    run: Run, broker: MemoryBroker, bundle: Path, tmp_path: Path
+) -> None:
+    other = write_bundle(tmp_path / "pi", profile="raspberry-pi-5")[0]
+    for folder in (bundle, other):
+        assert run("publish", folder)[0] == 0
+    listed = run("releases")[1].splitlines()[1:]
+    assert [row.split()[:3] for row in listed] == [
+        ["demo", "1.0.0", "generic-x86_64"], ["demo", "1.0.0", "raspberry-pi-5"],
+    ]  # fmt: skip
+    x86, pi = FakeDevice(broker, "x86"), FakeDevice(broker, "pi")
+    pi.report(profile="raspberry-pi-5")
+    broker.pump()
+    command = ["deploy", "demo==1.0.0", "--device", "x86", "--device", "pi", "--wait", "9"]
+    code, out, _ = run(*command, "--json")
+    assert code == 0
+    assert [(made["device"], made["profile"], made["warnings"]) for made in value(out)["devices"]] \
+        == [("x86", "generic-x86_64", []), ("pi", "raspberry-pi-5", [])]  # fmt: skip
+    wanted = [device.seen[-1].release for device in (x86, pi)]
+    assert [release.profile for release in wanted if release] == [
+        "generic-x86_64", "raspberry-pi-5",
+    ]  # fmt: skip
+
+
+def test_nothing_is_deployed_where_one_device_can_have_none(
+    run: Run, broker: MemoryBroker, bundle: Path, tmp_path: Path
+) -> None:
+    run("publish", bundle)
+    good, other = FakeDevice(broker, "good"), FakeDevice(broker, "other")
+    other.report(profile="jetson")
+    broker.pump()
+    command = ["deploy", "demo==1.0.0", "--device", "good", "--device"]
+    assert run(*command, "other") == (
+        1,
+        "",
+        "edge-fleet: release demo==1.0.0: published for generic-x86_64, but other has profile "
+        "jetson; nothing was deployed\n",
+    )
+    run("publish", write_bundle(tmp_path / "pi", profile="raspberry-pi-5")[0])
+    code, out, err = run(*command, "new")
+    assert (code, out) == (1, "")
+    assert err.endswith("say which with --profile NAME; nothing was deployed\n")
+    assert err.count("\n") == 1
+    broker.pump()
+    assert good.seen == other.seen == []
+
+    code, out, err = run("deploy", "demo==1.0.0", "--device", "new", "--device", "other",
+                         "--profile", "raspberry-pi-5", "--json")  # fmt: skip
+    assert code == 0
+    assert [made["profile"] for made in value(out)["devices"]] == ["raspberry-pi-5"] * 2
+    assert "other has profile jetson, the bundle is made for raspberry-pi-5" in err
+
+
+def test_an_outcome_is_said_once_to_people(run: Run, broker: MemoryBroker, bundle: Path) -> None:
+    run("publish", bundle)
+    FakeDevice(broker, "good")
+    FakeDevice(broker, "bad", refuse)
+    FakeDevice(broker, "slow", nothing)
+    devices = ["--device", "good", "--device", "bad", "--device", "slow"]
+    code, out, err = run("deploy", "demo==1.0.0", *devices, "--wait", "0.5")
+    assert code == 1
+    assert [line.split()[1] for line in out.splitlines()] == ["serves", "refused", "does"]
+    assert (out + err).count("cosine 0.07 below 0.99") == 1
+    assert err.splitlines()[-1] == "slow: waiting fetching, 3 of 10 chunks"
+    assert "serving" not in err
+
+
 # Seeing.
 
 
@@ -265,12 +332,12 @@ def test_status_says_what_runs_where_and_what_is_degraded(
     ]  # fmt: skip
     bad, served, new = rows
     assert "nothing" in bad
-    assert "demo 1.0.0 refused: cosine 0.07 below 0.99" in bad
+    assert "refused demo 1.0.0: cosine 0.07 below 0.99" in bad
     assert served.split()[:4] == ["good", "no", "demo", "1.0.0"]
-    assert "litert-cpu: CPU DEGRADED XNNPACK was requested; delegate missing" in served
+    assert "DEGRADED litert-cpu: CPU; XNNPACK was requested; delegate missing" in served
     assert "digest" in served
     assert "never seen" in new
-    assert "demo 1.0.0 not yet" in new
+    assert "not yet demo 1.0.0" in new
 
 
 def test_status_for_scripts_is_complete_and_can_be_narrowed(run: Run, broker: MemoryBroker) -> None:
@@ -291,8 +358,41 @@ def test_garbage_of_one_device_hides_no_other(run: Run, broker: MemoryBroker) ->
     code, out, _ = run("status")
     assert code == 0
     assert [row.split()[0] for row in out.splitlines()[1:]] == ["d1", "evil"]
-    assert out.count("unreadable: ") == 3
+    assert "unreadable: online: " in out.splitlines()[2]
     assert len(value(run("status", "--json")[1])["devices"][1]["unreadable"]) == 3
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 300])
+def test_on_a_terminal_a_device_is_a_line_that_fits(
+    columns: int,
+    run: Run,
+    broker: MemoryBroker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(show, "is_terminal", lambda: True)
+    active = dataclasses.replace(RELEASE.ref, name="debian-sections")
+    wanted = dataclasses.replace(RELEASE, name="debian-sections", version="2.0.0")
+    for number in range(3):
+        press = FakeDevice(broker, f"press-{number}", nothing, active=active)
+        press.report(accelerator=ACCELERATOR)
+    keep(broker, TOPICS.device("press-0", "desired"), Desired(9, wanted).to_bytes())
+    for what in ("online", "reported", "desired"):
+        keep(broker, TOPICS.device("evil", what), json.dumps({"x" * 300: 1}).encode())
+    broker.pump()
+    code, out, _ = run("status")
+    assert code == 0
+    rows = out.splitlines()
+    assert [row.split()[0] for row in rows] == [
+        "DEVICE", "evil", "press-0", "press-1", "press-2",
+    ]  # fmt: skip
+    assert max(len(row.rstrip()) for row in rows) <= columns
+    assert "debian-sections 1.0.0" in rows[3] or columns < 80
+    assert "DEGRADED" in rows[3] or columns < 80
+    assert "not yet" in rows[2] or columns < 80
+    every = value(run("status", "--json")[1])["devices"]
+    assert len(every[0]["unreadable"]) == 3
 
 
 def test_watch_prints_a_line_for_each_notice(run: Run, broker: MemoryBroker) -> None:
@@ -409,7 +509,12 @@ def test_a_broker_that_cannot_be_is_one_sentence(options: list[str], says: str, 
     [
         ([], "the following arguments are required: VERB"),
         (["deploy", "demo", "--device", "d"], "expected NAME==VERSION"),
-        (["deploy", "demo==1", "--device", "d"], "expected NAME==VERSION"),
+        (["deploy", "demo==", "--device", "d"], "expected NAME==VERSION"),
+        (
+            ["deploy", "nope==1", "--device", "d"],
+            "version '1' of nope needs three numbers, as 1.0.0",
+        ),
+        (["deploy", "demo==1.0.0", "--device", "d", "--profile", "a/b"], "'a/b' is no profile"),
         (["deploy", "demo==1.0.0"], "required: --device"),
         (["deploy", "demo==1.0.0", "--device", "+"], "'+' is no device id"),
         (["deploy", "demo==1.0.0", "--device", "d", "--wait", "0"], "'0' is no time"),
@@ -487,10 +592,15 @@ def test_nothing_that_a_device_says_acts_on_the_terminal(
     keep(broker, TOPICS.device("d3", "online"), json.dumps({"format": ESCAPES}).encode())
     keep(broker, TOPICS.metadata("x.json"), json.dumps({"format": 1, "name": ESCAPES}).encode())
     broker.pump()
+    code, _, err = run("deploy", "demo==1.0.0", "--device", "d1")
+    assert code == 1
+    assert "but d1 has profile" in err
+    assert clean(err)
+    made_for = ["--profile", "generic-x86_64"]
     for arguments in (
         ["releases"],
-        ["deploy", "demo==1.0.0", "--device", "d1", "--wait", "5"],
-        ["deploy", "demo==1.0.0", "--device", "d1"],
+        ["deploy", "demo==1.0.0", "--device", "d1", "--wait", "5", *made_for],
+        ["deploy", "demo==1.0.0", "--device", "d1", *made_for],
         ["status"],
         ["watch", "--seconds", "0.2"],
         ["ask", "d1", "x"],
@@ -549,6 +659,24 @@ def test_without_rich_it_says_what_to_install() -> None:
     done = process("-c", code)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "edge-fleet: needs the package rich; install edge-runtime[fleet]\n"
+
+
+@pytest.mark.parametrize(
+    "module", ["edge_runtime.errors", "edge_runtime.fleet.options", "rich.console"]
+)
+def test_ctrl_c_during_imports_ends_without_a_traceback(module: str) -> None:
+    code = (
+        "import sys\n"
+        "class CtrlC:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "from edge_runtime.fleet.cli import entry\n"
+        "sys.meta_path.insert(0, CtrlC())\n"
+        "sys.argv = ['edge-fleet', 'status', '--broker', 'mqtt://127.0.0.1:1']\n"
+        "entry()"
+    )
+    done = process("-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_terminal_without_unicode_shows_escapes() -> None:

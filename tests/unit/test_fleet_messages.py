@@ -70,12 +70,16 @@ def test_a_message_is_an_object(message: Any, data: bytes, bad: bytes) -> None:
 
 def test_a_release_refers_to_its_bundle_by_the_manifest_digest() -> None:
     assert RELEASE.ref.manifest_sha256 == RELEASE.manifest.sha256
-    assert RELEASE.file == "demo@1.0.0.json"
+    assert RELEASE.file == "demo@1.0.0@generic-x86_64.json"
 
 
 def test_a_release_of_any_version_has_a_topic() -> None:
     release = Release("demo", "1.0.0-rc.1+b.7", "p", 1, RELEASE.manifest)
-    assert Topics().metadata(release.file).endswith("/demo@1.0.0-rc.1_b.7.json")
+    assert Topics().metadata(release.file).endswith("/demo@1.0.0-rc.1_b.7@p.json")
+    version = f"{'9' * 9}.{'9' * 9}.{'9' * 9}-{'a' * 64}+{'b' * 64}"
+    longest = Release("n" * 64, version, "p" * 64, 1, RELEASE.manifest)
+    assert Release.from_bytes(longest.to_bytes()) == longest
+    assert Topics().metadata(longest.file).endswith(f"@{'p' * 64}.json")
 
 
 @pytest.mark.parametrize(

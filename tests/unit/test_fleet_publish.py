@@ -16,7 +16,8 @@ from tests.fakes.bundles import write_bundle
 from tests.fakes.fleet import Bundle, bundle
 from tests.fakes.operators import TOPICS, StrictBroker, keep, operator
 
-METADATA = TOPICS.metadata("demo@1.0.0.json")
+KEY = ("demo", "1.0.0", "generic-x86_64")
+METADATA = TOPICS.metadata("demo@1.0.0@generic-x86_64.json")
 
 
 def put(broker: MemoryBroker, made: Bundle, *, force: bool = False) -> Publication:
@@ -49,7 +50,7 @@ def test_a_bundle_is_on_the_broker_whole(first: Bundle) -> None:
     assert made.sent_bytes == sum(map(len, first.chunks.values()))
     assert (made.skipped_chunks, made.skipped_bytes) == (0, 0)
     with operator(broker) as connection:
-        assert read_release(connection, "demo", "1.0.0") == first.release
+        assert read_release(connection, *KEY) == first.release
 
 
 def test_publishing_again_sends_nothing(first: Bundle) -> None:
@@ -101,18 +102,18 @@ def test_garbage_among_the_releases_keeps_nobody_from_publishing(
 ) -> None:
     broker = MemoryBroker()
     put(broker, first)
-    keep(broker, TOPICS.metadata("garbage-1.0.0.json"), b"\xff\x00")
+    keep(broker, TOPICS.metadata("garbage@1.0.0@p.json"), b"\xff\x00")
     assert put(broker, second).skipped_chunks > 0
 
 
-def test_another_bundle_under_the_same_name_and_version_is_refused_without_force(
+def test_another_bundle_under_the_same_key_is_refused_without_force(
     first: Bundle,
 ) -> None:
     broker = MemoryBroker()
     put(broker, first)
     before = dict(broker.retained)
     other = bundle("1.0.0", backbone=7)
-    with pytest.raises(InputError, match="holds another bundle under this name and version") as e:
+    with pytest.raises(InputError, match="holds another bundle under this name, version and") as e:
         put(broker, other)
     assert "raise the version, or use --force" in str(e.value)
     assert first.digest[:12] in str(e.value)
@@ -122,7 +123,23 @@ def test_another_bundle_under_the_same_name_and_version_is_refused_without_force
     assert not made.again
     assert made.skipped_chunks == 0
     with operator(broker) as connection:
-        assert read_release(connection, "demo", "1.0.0") == other.release
+        assert read_release(connection, *KEY) == other.release
+
+
+def test_one_version_is_published_for_two_profiles_side_by_side(
+    first: Bundle, tmp_path: Path
+) -> None:
+    broker = MemoryBroker()
+    put(broker, first)
+    folder, _ = write_bundle(tmp_path, profile="raspberry-pi-5")
+    with operator(broker) as connection:
+        made = publish(connection, FolderReader(folder))
+        assert not made.again
+        assert publish(connection, FolderReader(folder)).again
+        assert read_release(connection, *KEY) == first.release
+        assert read_release(connection, "demo", "1.0.0", "raspberry-pi-5") == made.release
+        profiles = [release.profile for release in read_catalog(connection).releases]
+    assert profiles == ["generic-x86_64", "raspberry-pi-5"]
 
 
 def test_something_unreadable_under_the_name_is_replaced_only_with_force(first: Bundle) -> None:

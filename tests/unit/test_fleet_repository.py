@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.errors import InputError, TransferError, UntrustedError
+from edge_runtime.errors import TransferError, UntrustedError
 from edge_runtime.fleet.repository import (
     WINDOW,
     fetch,
@@ -20,6 +20,8 @@ from edge_runtime.link.memory import MemoryBroker
 from edge_runtime.messages.fleet import Release
 from tests.fakes.fleet import Bundle, bundle
 from tests.fakes.operators import TOPICS, keep, operator
+
+KEY = ("demo", "1.0.0", "generic-x86_64")
 
 
 def put(broker: MemoryBroker, made: Bundle, release: Release | None = None) -> Release:
@@ -62,13 +64,13 @@ def test_releases_are_listed_by_name_and_version(made: Bundle) -> None:
 def test_a_broken_release_hides_no_other(payload: bytes, says: str, made: Bundle) -> None:
     broker = MemoryBroker()
     put(broker, made)
-    keep(broker, TOPICS.metadata("broken-1.0.0.json"), payload)
+    keep(broker, TOPICS.metadata("broken@1.0.0@p.json"), payload)
     with operator(broker) as connection:
         found = read_catalog(connection)
-        assert read_release(connection, "demo", "1.0.0") == made.release
+        assert read_release(connection, *KEY) == made.release
     assert found.releases == (made.release,)
     ((file, reason),) = found.unreadable
-    assert file == "broken-1.0.0.json"
+    assert file == "broken@1.0.0@p.json"
     assert says in reason
 
 
@@ -77,30 +79,30 @@ def test_a_release_under_another_s_name_is_refused(made: Bundle) -> None:
     forged = dataclasses.replace(made.release, version="6.6.6")
     keep(broker, TOPICS.metadata(made.release.file), forged.to_bytes())
     with operator(broker) as connection:
-        with pytest.raises(UntrustedError, match=r"holds release demo==6\.6\.6, not its own"):
-            read_release(connection, "demo", "1.0.0")
+        with pytest.raises(
+            UntrustedError, match=r"holds release demo==6\.6\.6 for generic-x86_64, not"
+        ):
+            read_release(connection, *KEY)
         found = read_catalog(connection)
     assert found.releases == ()
     assert "not its own" in found.unreadable[0][1]
 
 
-def test_a_release_that_is_not_there_is_answered_with_those_that_are(made: Bundle) -> None:
+@pytest.mark.parametrize("field", ["name", "version", "profile"])
+def test_a_release_that_is_not_there_is_none(field: str, made: Bundle) -> None:
     broker = MemoryBroker()
+    other: dict[str, Any] = {field: "9.0.0"}
+    put(broker, made, dataclasses.replace(made.release, **other))
     with operator(broker) as connection:
-        with pytest.raises(InputError, match=r"demo==2\.0\.0: .* nothing is published there yet"):
-            read_release(connection, "demo", "2.0.0")
-        put(broker, made)
-        put(broker, made, dataclasses.replace(made.release, name="another"))
-        with pytest.raises(InputError, match=r"published are demo==1\.0\.0$"):
-            read_release(connection, "demo", "2.0.0")
-        with pytest.raises(InputError, match=r"published are another==1\.0\.0, demo==1\.0\.0$"):
-            read_release(connection, "other", "1.0.0")
+        assert read_release(connection, *KEY) is None
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0-rc.1", "1.0.0+build.5", "1.0.0-a+b"])
 def test_a_release_has_a_topic_whatever_its_version(version: str, made: Bundle) -> None:
     release = dataclasses.replace(made.release, version=version)
-    assert TOPICS.metadata(release.file).endswith(f"/demo@{version.replace('+', '_')}.json")
+    assert TOPICS.metadata(release.file).endswith(
+        f"/demo@{version.replace('+', '_')}@generic-x86_64.json"
+    )
 
 
 def test_no_two_releases_share_a_topic(made: Bundle) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 
 from edge_runtime.errors import InputError, TransferError
 from edge_runtime.fleet import connection as module
-from edge_runtime.fleet.inventory import Device
+from edge_runtime.fleet.connection import Connection
+from edge_runtime.fleet.inventory import Device, read_devices
 from edge_runtime.fleet.rollout import (
     Outcome,
     Plan,
@@ -22,7 +24,15 @@ from edge_runtime.fleet.rollout import (
     verdict,
 )
 from edge_runtime.link.memory import MemoryBroker
-from edge_runtime.messages.fleet import Desired, Online, Progress, Refusal, Reported, to_bytes
+from edge_runtime.messages.fleet import (
+    Desired,
+    Online,
+    Progress,
+    Refusal,
+    Release,
+    Reported,
+    to_bytes,
+)
 from tests.fakes.messages import RELEASE
 from tests.fakes.operators import (
     IDLE,
@@ -36,12 +46,22 @@ from tests.fakes.operators import (
 )
 
 OTHER = dataclasses.replace(RELEASE, version="2.0.0", manifest=RELEASE.manifest)
+PI = dataclasses.replace(RELEASE, profile="raspberry-pi-5")
 REFUSED = (Refusal(RELEASE.manifest.sha256, 2, "cosine 0.07"),)
 ON = Device("d", online=True, reported=IDLE)
 
 
 def said(**changed: object) -> Reported:
     return dataclasses.replace(IDLE, **changed)  # type: ignore[arg-type]
+
+
+def roll_out(
+    connection: Connection, release: Release, ids: Sequence[str], *, retry: bool = False
+) -> list[Plan]:
+    """The same release to all of them."""
+    plans = [plan(device, release, retry=retry) for device in read_devices(connection, ids)]
+    deploy(connection, plans)
+    return plans
 
 
 # What a device is to be told.
@@ -172,7 +192,7 @@ def test_devices_get_their_desired_state_and_are_followed_until_they_serve() -> 
     devices = [FakeDevice(broker, "d1"), FakeDevice(broker, "d2")]
     seen: list[tuple[str, Verdict]] = []
     with operator(broker) as connection:
-        plans = deploy(connection, RELEASE, ["d2", "d1", "d2"])
+        plans = roll_out(connection, RELEASE, ["d2", "d1", "d2"])
         found = follow(connection, plans, 5.0, lambda *change: seen.append(change))
     assert [made.device.id for made in plans] == ["d2", "d1"]
     assert [device.seen[-1] for device in devices] == [Desired(1, RELEASE)] * 2
@@ -180,6 +200,7 @@ def test_devices_get_their_desired_state_and_are_followed_until_they_serve() -> 
     assert seen[-1][1].outcome is Outcome.SERVING
     assert as_json(plans[0], found["d2"]) == {
         "device": "d2",
+        "profile": "generic-x86_64",
         "revision": 1,
         "attempt": 0,
         "changed": True,
@@ -191,12 +212,22 @@ def test_devices_get_their_desired_state_and_are_followed_until_they_serve() -> 
     }
 
 
+def test_devices_get_the_releases_that_they_were_planned() -> None:
+    broker = MemoryBroker()
+    one, other = FakeDevice(broker, "d1"), FakeDevice(broker, "d2")
+    with operator(broker) as connection:
+        first, second = read_devices(connection, ["d1", "d2"])
+        deploy(connection, [plan(first, RELEASE), plan(second, PI)])
+    broker.pump()
+    assert [device.seen for device in (one, other)] == [[Desired(1, RELEASE)], [Desired(1, PI)]]
+
+
 def test_deploying_the_same_again_publishes_nothing() -> None:
     broker = MemoryBroker()
     device = FakeDevice(broker, "d1")
     with operator(broker) as connection:
-        deploy(connection, RELEASE, ["d1"])
-        (again,) = deploy(connection, RELEASE, ["d1"])
+        roll_out(connection, RELEASE, ["d1"])
+        (again,) = roll_out(connection, RELEASE, ["d1"])
     assert not again.changed
     assert len(device.seen) == 1
 
@@ -205,11 +236,11 @@ def test_a_refusal_ends_the_wait_with_the_device_s_reason() -> None:
     broker = MemoryBroker()
     FakeDevice(broker, "d1", refuse)
     with operator(broker) as connection:
-        found = follow(connection, deploy(connection, RELEASE, ["d1"]), 30.0)
+        found = follow(connection, roll_out(connection, RELEASE, ["d1"]), 30.0)
         assert found["d1"] == Verdict(Outcome.REFUSED, "cosine 0.07 below 0.99")
-        again = follow(connection, deploy(connection, RELEASE, ["d1"]), 30.0)
+        again = follow(connection, roll_out(connection, RELEASE, ["d1"]), 30.0)
         assert again["d1"].outcome is Outcome.REFUSED
-        (retried,) = deploy(connection, RELEASE, ["d1"], retry=True)
+        (retried,) = roll_out(connection, RELEASE, ["d1"], retry=True)
         assert (retried.desired.revision, retried.desired.attempt) == (2, 1)
 
 
@@ -219,7 +250,7 @@ def test_a_device_that_takes_too_long_is_told_apart_from_one_that_is_away() -> N
     away = FakeDevice(broker, "away", nothing)
     away.say("online", to_bytes(Online(False, "b1")))
     with operator(broker) as connection:
-        plans = deploy(connection, RELEASE, ["busy", "away", "never"])
+        plans = roll_out(connection, RELEASE, ["busy", "away", "never"])
         found = follow(connection, plans, 0.3)
     assert {device: how.outcome for device, how in found.items()} == dict.fromkeys(
         ["busy", "away", "never"], Outcome.WAITING
@@ -235,7 +266,7 @@ def test_a_report_that_cannot_be_read_hides_no_other_device() -> None:
     keep(broker, TOPICS.device("evil", "reported"), b"garbage")
     keep(broker, TOPICS.device("evil", "online"), b"garbage")
     with operator(broker) as connection:
-        found = follow(connection, deploy(connection, RELEASE, ["evil", "good"]), 0.3)
+        found = follow(connection, roll_out(connection, RELEASE, ["evil", "good"]), 0.3)
     assert found["good"].outcome is Outcome.SERVING
     assert found["evil"].reason.startswith("what it reports cannot be read: reported: not valid")
 
@@ -245,7 +276,7 @@ def test_nothing_is_published_where_one_device_is_misnamed(id: str) -> None:
     broker = MemoryBroker()
     device = FakeDevice(broker, "d1")
     with operator(broker) as connection, pytest.raises(InputError, match="device id"):
-        deploy(connection, RELEASE, ["d1", id])
+        roll_out(connection, RELEASE, ["d1", id])
     assert device.seen == []
 
 
@@ -254,7 +285,7 @@ def test_a_broker_that_forbids_without_a_word_is_found_out(monkeypatch: pytest.M
     broker = StrictBroker(TOPICS.device("+", "desired"))
     FakeDevice(broker, "d1")
     with operator(broker) as connection, pytest.raises(TransferError, match="right to deploy"):
-        deploy(connection, RELEASE, ["d1"])
+        roll_out(connection, RELEASE, ["d1"])
 
 
 def test_another_operator_who_was_later_is_no_fault() -> None:
@@ -267,5 +298,5 @@ def test_another_operator_who_was_later_is_no_fault() -> None:
 
     broker = Racing()
     with operator(broker) as connection:
-        (made,) = deploy(connection, OTHER, ["d1"])
+        (made,) = roll_out(connection, OTHER, ["d1"])
     assert made.desired.revision < later.revision

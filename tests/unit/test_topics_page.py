@@ -28,11 +28,19 @@ TOPICS = Topics()
 NAMES: Mapping[str, Callable[[], str]] = {
     "infer": lambda: TOPICS.infer("d", "r"),
     "infer/result": lambda: TOPICS.infer_result("d", "r"),
-    "metadata": lambda: TOPICS.metadata("n@v.json"),
+    "metadata": lambda: TOPICS.metadata("n@v@p.json"),
     "chunk": lambda: TOPICS.chunk("s"),
     "fence": lambda: TOPICS.fence("t"),
 }
-SHORT = {"id": "d", "request": "r", "name": "n", "version": "v", "sha256": "s", "token": "t"}
+SHORT = {
+    "id": "d",
+    "request": "r",
+    "name": "n",
+    "version": "v",
+    "profile": "p",
+    "sha256": "s",
+    "token": "t",
+}
 MESSAGES: tuple[Any, ...] = (
     fleet.Desired, fleet.Reported, fleet.Online, fleet.Telemetry, fleet.Event,
     fleet.InferRequest, fleet.InferResult, fleet.Release,

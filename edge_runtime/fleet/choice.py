@@ -1,0 +1,128 @@
+"""Which release each device gets: a version is published once for each profile.
+
+A device gets the release of the profile that it reports, or of the one that the operator names.
+One that has reported none gets the only release that there is. Everything is chosen before
+anything is sent: where one device can have none, nothing is deployed to anyone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from edge_runtime.bundle.manifest import NAME
+from edge_runtime.errors import InputError
+from edge_runtime.fleet.connection import Connection
+from edge_runtime.fleet.inventory import Device
+from edge_runtime.fleet.repository import Catalog, read_catalog, read_release
+from edge_runtime.messages.fleet import Release, release_file
+
+MAX_NAMED = 10
+"""Releases, profiles or devices in one sentence."""
+
+
+def choose(
+    connection: Connection,
+    name: str,
+    version: str,
+    devices: Sequence[Device],
+    profile: str | None = None,
+) -> tuple[Release, ...]:
+    """The release of `name` `version` for each of `devices`, in their order.
+
+    Args:
+        profile: whose release all of them get, whatever they report.
+
+    Raises:
+        InputError: not published, or not for a device's profile; or a device has reported no
+            profile, there are several, and `profile` does not say which.
+        UntrustedError, IncompatibleError: a release that is wanted cannot be read.
+        TransferError: the connection was lost.
+    """
+    wanted = [profile or profile_of(device) for device in devices]
+    # By their exact topics: a catalog may be longer than what the broker queues for us.
+    found = {
+        one: read_release(connection, name, version, one)
+        for one in dict.fromkeys(wanted)
+        if re.fullmatch(NAME, one)
+    }
+    releases = {one: release for one, release in found.items() if release is not None}
+    if not all(one in releases for one in wanted):
+        catalog = read_catalog(connection)
+        published = profiles(catalog, name, version)
+        where = f"release {name}=={version}"
+        if not published:
+            raise InputError(
+                f"{where}: not on broker {connection.address}; {_known(catalog, name)}"
+            )
+        _demand(where, devices, wanted, published, profile)
+        # What is left are devices that have reported none; or somebody published just now.
+        for one in set(wanted) - releases.keys():
+            release = read_release(connection, name, version, one or published[0])
+            if release is None:
+                raise InputError(f"{where}: left the broker just now; nothing was deployed")
+            releases[one] = release
+    return tuple(releases[one] for one in wanted)
+
+
+def profile_of(device: Device) -> str:
+    """The profile that it reports, as it says it; empty where it has reported none."""
+    return device.reported.profile if device.reported is not None else ""
+
+
+def profiles(catalog: Catalog, name: str, version: str) -> tuple[str, ...]:
+    """Profiles that `name` `version` is published for, sorted, also where it is unreadable."""
+    head, tail = release_file(name, version, "\n").split("\n")
+    files = [release.file for release in catalog.releases]
+    files += [file for file, _ in catalog.unreadable]
+    found = {
+        file[len(head) : -len(tail)]
+        for file in files
+        if file.startswith(head) and file.endswith(tail)
+    }
+    return tuple(sorted(one for one in found if re.fullmatch(NAME, one)))
+
+
+def _demand(
+    where: str,
+    devices: Sequence[Device],
+    wanted: Sequence[str],
+    published: Sequence[str],
+    profile: str | None,
+) -> None:
+    """Raises InputError: a device's profile is not among those published, or is not known."""
+    there = f"{where}: published for {_list(published)}"
+    if profile and profile not in published:
+        raise InputError(f"{there}, not for {profile}; nothing was deployed")
+    other = {
+        device.id: one
+        for device, one in zip(devices, wanted, strict=True)
+        if one and one not in published
+    }
+    if other:
+        raise InputError(f"{there}, but {_profiles(other)}; nothing was deployed")
+    silent = [device.id for device, one in zip(devices, wanted, strict=True) if not one]
+    if silent and len(published) > 1:
+        raise InputError(
+            f"{there}, and {_list(silent)} never reported a profile; say which with "
+            "--profile NAME; nothing was deployed"
+        )
+
+
+def _profiles(of: Mapping[str, str]) -> str:
+    return _list([f"{device} has profile {one}" for device, one in of.items()])
+
+
+def _list(words: Sequence[str]) -> str:
+    more = f" and {len(words) - MAX_NAMED} more" if len(words) > MAX_NAMED else ""
+    return ", ".join(words[:MAX_NAMED]) + more
+
+
+def _known(catalog: Catalog, name: str) -> str:
+    every = _unique(f"{r.name}=={r.version}" for r in catalog.releases)
+    near = _unique(f"{r.name}=={r.version}" for r in catalog.releases if r.name == name)
+    return f"published are {_list(near or every)}" if every else "nothing is published there yet"
+
+
+def _unique(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
