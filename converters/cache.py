@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
+from converters.interrupt import stop_if_interrupted
 from edge_runtime.errors import DeviceError
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Cache:
             raise DeviceError(f"cache {self._folder}: {reason.strerror}") from None
         try:
             make(made)
+            stop_if_interrupted()  # a toolchain that swallowed it may have left work half done
             _finish(made, entry, described)
         except OSError as reason:
             raise DeviceError(f"cache {self._folder}, {stage}: {reason}") from None

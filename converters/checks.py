@@ -12,7 +12,7 @@ from pathlib import Path
 from converters.data import load_dataset
 from converters.export import require_optimum
 from converters.model import SUFFIXES
-from converters.quantize import quantizer
+from converters.quantize import quantizer_path
 from converters.recipe import ExportConfig, FinetuneConfig, QuantizeConfig, Recipe, load_recipe
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.profile import DeviceProfile
@@ -25,17 +25,39 @@ def check_engines(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
         InputError: not so, or an exporter is wanted that is not installed.
     """
     for profile in profiles:
-        for engine in profile.engines:
-            if engine.backend not in SUFFIXES:
-                raise InputError(
-                    f"profile {profile.name}: nothing exports to engine {engine.backend!r}; "
-                    f"known are {', '.join(SUFFIXES)}"
-                )
+        _check_backends(profile)
     for config in recipe.passes:
         if isinstance(config, ExportConfig) and config.exporter == "optimum":
             require_optimum()
         if isinstance(config, QuantizeConfig):
             _check_quantizers(recipe, config, profiles)
+
+
+def check_profile(profile: DeviceProfile) -> None:
+    """Every engine of the profile can be exported to, and quantized for as the profile says.
+
+    Raises:
+        InputError: not so.
+    """
+    _check_backends(profile)
+    for engine in profile.engines:
+        _check_quantizer(f"profile {profile.name}", engine.backend, engine.quantization)
+
+
+def _check_backends(profile: DeviceProfile) -> None:
+    for engine in profile.engines:
+        if engine.backend not in SUFFIXES:
+            raise InputError(
+                f"profile {profile.name}: nothing exports to engine {engine.backend!r}; "
+                f"known are {', '.join(SUFFIXES)}"
+            )
+
+
+def _check_quantizer(where: str, backend: str, quantization: str) -> None:
+    try:
+        quantizer_path(backend, quantization)
+    except InputError as reason:
+        raise InputError(f"{where}: {reason}") from None
 
 
 def _check_quantizers(
@@ -51,10 +73,7 @@ def _check_quantizers(
         for engine in profile.engines:
             wanted = config.recipes.get(engine.backend)
             where = recipe.where if wanted else f"profile {profile.name}"
-            try:
-                quantizer(engine.backend, wanted or engine.quantization)
-            except InputError as reason:
-                raise InputError(f"{where}: {reason}") from None
+            _check_quantizer(where, engine.backend, wanted or engine.quantization)
 
 
 def check_continued(recipe: Recipe) -> None:

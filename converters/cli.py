@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,14 +41,20 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=_Version, help="show the release and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    run = verbs.add_parser(
+    run = _verb(
+        verbs,
         "run",
-        help="convert: recipe + profile → bundle and report",
-        description="Run a recipe's passes for each profile. Writes NAME-VERSION-PROFILE.edge, "
-        "the same as a folder, and report.json and report.html. Results are cached: running "
-        "again, or for another profile, takes seconds.",
+        "convert: recipe + profile → bundle and report",
+        "Run a recipe's passes for each profile. Writes NAME-VERSION-PROFILE.edge, the same as a "
+        "folder, and report.json and report.html. Results are cached: running again, or for "
+        "another profile, takes seconds.",
+        """\
+  edge-convert run examples/debian-sections/recipe.toml --profile generic-x86_64 --out build
+  edge-convert run my/recipe.toml --profile my/board.toml --out build --quick
+""",
     )
     run.add_argument("recipe", type=Path, help="the recipe, a .toml file")
     run.add_argument(
@@ -76,23 +83,86 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--json", action="store_true", help="the whole report on stdout, as JSON")
 
-    inspect = verbs.add_parser("inspect", help="show what a bundle holds")
+    inspect = _verb(
+        verbs,
+        "inspect",
+        "show what a bundle holds",
+        "Check every file of a bundle against its manifest and show what the manifest says.",
+        """\
+  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
+  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64      the same, as a folder
+  edge-convert inspect --json my.edge | jq .manifest.variants
+""",
+    )
     inspect.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
     inspect.add_argument("--json", action="store_true", help="the manifest and a summary, as JSON")
 
-    verify = verbs.add_parser(
+    verify = _verb(
+        verbs,
         "verify",
-        help="prove a bundle: every digest, then the golden vectors on each engine",
-        description="Check every file against the manifest, then run each variant's golden "
-        "vectors on its own engine, as a device does before it activates a bundle.",
+        "prove a bundle: every digest, then the golden vectors on each engine",
+        "Check every file against the manifest, then run each variant's golden vectors on its own "
+        "engine, as a device does before it activates a bundle. Ends with 0 where every variant "
+        "passes, 1 where one fails, 3 where the bundle is not to be trusted.",
+        """\
+  edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
+  edge-convert verify --json my.edge | jq '.variants[] | {variant, value, latency_p95_ms}'
+""",
     )
     verify.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
     verify.add_argument("--json", action="store_true", help="one report a variant, as JSON")
 
-    profiles = verbs.add_parser("profiles", help="list device profiles, or show one")
+    profiles = _verb(
+        verbs,
+        "profiles",
+        "list device profiles, or show one",
+        "List the device profiles that are shipped; or show one, or check one of your own: its "
+        "fields, the source of each, and that its engines can be converted for.",
+        """\
+  edge-convert profiles
+  edge-convert profiles raspberry-pi-5
+  edge-convert profiles my/board.toml
+""",
+    )
     profiles.add_argument("name", nargs="?", help="show this one: a name or a .toml file")
     profiles.add_argument("--json", action="store_true", help="as JSON")
     return top
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    words: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=words,
+        description=textwrap.fill(description, 80),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+class _Version(argparse.Action):
+    """Argparse's own wants the release before anybody asks, which costs every start."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{PROG} {_release()}")
+        parser.exit()
+
+
+def _release() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("edge-runtime")
+    except PackageNotFoundError:  # a checkout that nothing installed
+        return "unknown"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; finished passes stay in the cache", file=sys.stderr)
+        kept = "; finished passes stay in the cache" if arguments.verb == "run" else ""
+        print(f"{PROG}: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has enough. Python would complain again while it ends.
@@ -119,6 +190,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from converters.interrupt import remembered_interrupts
+
+    with remembered_interrupts():
+        return _convert(arguments)
+
+
+def _convert(arguments: argparse.Namespace) -> int:
     from converters.pipeline import Options, convert
     from converters.progress import Terminal
     from converters.report import as_json, summary, write_reports
@@ -147,7 +225,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from converters.package import open_verified, self_tests
+    from converters.package import open_verified, profile_of, self_tests
     from converters.show import self_tests_json, self_tests_text
 
     bundle = open_verified(arguments.bundle)
@@ -155,7 +233,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(self_tests_json(bundle, reports), indent=2))
     else:
-        print(self_tests_text(bundle, reports))
+        print(self_tests_text(bundle, reports, profile_of(bundle)))
     return 0 if all(report.passed for report in reports) else 1
 
 
@@ -164,7 +242,10 @@ def _profiles(arguments: argparse.Namespace) -> int:
     from edge_runtime.profile import load_profile, profile_names
 
     if arguments.name:
+        from converters.checks import check_profile
+
         profile = load_profile(arguments.name)
+        check_profile(profile)
         print(json.dumps(profile_json(profile), indent=2) if arguments.json
               else profile_text(profile))  # fmt: skip
         return 0

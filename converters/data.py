@@ -2,7 +2,7 @@
 
 A line that is not what it should be ends the reading with its number; nothing is skipped. The
 calibration set is never the evaluation set: a few texts that stand in both are left out of
-calibration, and two sets that overlap for real are refused.
+calibration, and two sets that overlap for real are refused. So are training and test set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_BYTES = 1 << 30
 MAX_ROWS = 2_000_000
 MAX_CLASSES = 4096
 MAX_SHARED = 0.1
-"""Share of calibration texts that may be left out because the test set has them too."""
+"""Share of calibration texts that may be left out because the test set has them too; share of test
+texts that may have been trained on, because short texts do repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def load_dataset(config: DataConfig, task: str) -> Dataset:
 
     Raises:
         InputError: a file is missing or malformed, there are fewer than two classes, a label of
-            the test set is never trained, or calibration and test overlap.
+            the test set is never trained, or the test set overlaps with calibration or training.
     """
     labelled = config.label if task == "text-classification" else None
     if config.calibration is None or config.test is None:
@@ -76,6 +77,8 @@ def load_dataset(config: DataConfig, task: str) -> Dataset:
     calibration = read_rows(config.calibration, config.text, None)
     test = read_rows(config.test, config.text, labelled)
     classes = _classes(train, test) if train else ()
+    if train:
+        _refuse_trained(train, test)
     return Dataset(train, _without(calibration, test), test, classes)
 
 
@@ -91,6 +94,17 @@ def _without(calibration: Rows, test: Rows) -> Rows:
         )
     digest = hashlib.sha256(f"{calibration.sha256} without {test.sha256}".encode()).hexdigest()
     return Rows(calibration.path, kept, None, digest if shared else calibration.sha256)
+
+
+def _refuse_trained(train: Rows, test: Rows) -> None:
+    """A network that was shown the answers proves nothing."""
+    seen = set(train.texts)
+    shared = sum(text in seen for text in test.texts)
+    if shared > MAX_SHARED * len(test):
+        raise InputError(
+            f"data {test.path}: {shared} of {len(test)} test texts also stand in {train.path}; "
+            f"training must not see the evaluation set"
+        )
 
 
 def _classes(train: Rows, test: Rows) -> tuple[str, ...]:

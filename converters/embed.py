@@ -62,10 +62,8 @@ def _encoder_onnx(model: Model) -> bytes:
     from converters.export.onnx import export_onnx
     from converters.fuse import fuse_onnx
     from converters.network import TextNetwork, load_encoder
-    from converters.quiet import quiet
 
-    with quiet():
-        network = TextNetwork(load_encoder(model.encoder), None)
+    network = TextNetwork(load_encoder(model.encoder), None)
     plain = export_onnx(network, opset=OPSET)
     fused, _ = fuse_onnx(
         plain,

@@ -103,8 +103,7 @@ def _train_all(
 ) -> None:
     """Encoder and head; writes both and the history to `out`."""
     _seed(job.recipe.seed)
-    with quiet():
-        encoder = load_encoder(model.encoder)
+    encoder = load_encoder(model.encoder)
     network = TextNetwork(encoder, new_head(model.source.hidden, len(job.data.classes)))
     assert network.head is not None
     if config.freeze_embeddings:

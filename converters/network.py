@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from converters.quiet import quiet
 from edge_runtime.errors import InputError
 
 HEAD_FILE = "head.safetensors"
@@ -53,7 +54,7 @@ class TextNetwork(torch.nn.Module):
 
 
 def load_encoder(folder: Path, *, dropout: bool = False) -> Any:
-    """The encoder of a Hugging Face folder, float32, in eval mode.
+    """The encoder of a Hugging Face folder, float32, in eval mode; what the library says is kept.
 
     Attention is the eager one: its graph is what ONNX Runtime's fusion recognizes. Without
     dropout a short fine-tuning converges as well and one step costs a third less.
@@ -62,6 +63,11 @@ def load_encoder(folder: Path, *, dropout: bool = False) -> Any:
         InputError: the files cannot be loaded, or hold other weights than the encoder's: the
             library would only warn, and go on with random ones.
     """
+    with quiet():
+        return _load_encoder(folder, dropout)
+
+
+def _load_encoder(folder: Path, dropout: bool) -> Any:
     from transformers import AutoConfig, AutoModel
 
     try:
@@ -119,7 +125,4 @@ def load_head(folder: Path) -> torch.nn.Linear:
 
 def load_network(encoder: Path, head: Path | None) -> TextNetwork:
     """The network from an encoder's folder and the file of a head, in eval mode."""
-    from converters.quiet import quiet
-
-    with quiet():
-        return TextNetwork(load_encoder(encoder), load_head(head.parent) if head else None).eval()
+    return TextNetwork(load_encoder(encoder), load_head(head.parent) if head else None).eval()

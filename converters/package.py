@@ -23,9 +23,11 @@ from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.bundle.verify import verify as verify_bundle
 from edge_runtime.errors import DeviceError
 from edge_runtime.fields import Json
+from edge_runtime.inference.golden import load_golden
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.inference.selftest import self_test
 from edge_runtime.messages.worker import SelfTestReport
+from edge_runtime.profile import DeviceProfile, load_profile, profile_names
 
 
 def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[str, Json]]:
@@ -49,7 +51,7 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         try:
             write_bundle(model, job, made, packed)
             made.chmod(0o755)
-            _prove(verify_bundle(FolderReader(made)), job)
+            proved = _prove(verify_bundle(FolderReader(made)))
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
         finally:
@@ -64,32 +66,68 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         "size_bytes": size,
         "manifest_sha256": manifest_sha256,
         "variants": [one.id for one in packed],
+        "latency_p95_ms": {one.variant: one.latency_p95_ms for one in proved},
         "refused": {one.id: one.refused for one in model.verdict.candidates if one.refused},
     }
 
 
-def _prove(bundle: VerifiedBundle, job: Job) -> None:
+def _prove(bundle: VerifiedBundle) -> list[SelfTestReport]:
     """Every variant must pass the device's self-test here, budgets of the board aside."""
-    for report in self_tests(bundle):
+    reports = self_tests(bundle)
+    for report in reports:
         if not report.passed:
             raise DeviceError(f"variant {report.variant} fails its self-test: {report.reason}")
+    return reports
 
 
 def self_tests(bundle: VerifiedBundle) -> list[SelfTestReport]:
     """The device's self-test of each variant, on this host, without a budget.
 
+    What the manifest says of the outputs is held against what the reference gave; the self-test
+    itself holds what each engine gives against the reference.
+
     Raises:
         IncompatibleError: a variant's engine is not installed or cannot load it.
     """
     reports = []
+    promised = _promise_broken(bundle)
     for variant in bundle.manifest.variants:
         with quiet():  # engines greet when they load, or at the first run
             pipeline = Pipeline.open(bundle, variant)
             try:
-                reports.append(self_test(bundle, pipeline))
+                report = self_test(bundle, pipeline)
+                if report.passed and promised:
+                    report = replace(report, passed=False, reason=promised)
+                reports.append(report)
             finally:
                 pipeline.close()
     return reports
+
+
+def _promise_broken(bundle: VerifiedBundle) -> str:
+    """How a golden output differs from the shape that the manifest gives it, or nothing."""
+    for index, case in enumerate(load_golden(bundle)):
+        for spec in bundle.manifest.outputs:
+            found = case.outputs[spec.name].shape
+            if len(found) != len(spec.shape) or any(
+                isinstance(dim, int) and dim != size
+                for dim, size in zip(spec.shape, found, strict=True)
+            ):
+                return (
+                    f"the manifest gives output {spec.name} the shape "
+                    f"[{', '.join(map(str, spec.shape))}], in golden case {index} it is "
+                    f"[{', '.join(map(str, found))}]"
+                )
+    return ""
+
+
+def profile_of(bundle: VerifiedBundle) -> DeviceProfile | None:
+    """The profile that the bundle was made for, where it is a shipped one and still the same."""
+    manifest = bundle.manifest
+    if manifest.profile not in profile_names():
+        return None
+    profile = load_profile(manifest.profile)
+    return profile if profile.sha256 == manifest.profile_sha256 else None
 
 
 def open_verified(path: Path) -> VerifiedBundle:

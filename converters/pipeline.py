@@ -17,8 +17,10 @@ from typing import Any, TypeAlias
 from converters.cache import Cache, tool_versions
 from converters.checks import check_continued, check_engines, check_output
 from converters.data import Dataset, load_dataset
+from converters.interrupt import stop_if_interrupted
 from converters.model import Artifact, Job, Model
 from converters.progress import Progress
+from converters.quiet import quiet
 from converters.recipe import FinetuneConfig, PassConfig, Recipe, load_recipe
 from converters.source import load_source
 from converters.words import pass_words
@@ -94,6 +96,7 @@ def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
         if isinstance(config, FinetuneConfig) and config.continue_from:
             model = _continued(model, config, job)
         model, figures[name] = find_pass(config)(model, config, job)
+        stop_if_interrupted()
         seconds[name] = round(time.monotonic() - started, 2)
         job.progress.say(f"  {name:8}  {pass_words(name, figures[name])} ({seconds[name]:.1f} s)")
     return Conversion(job.recipe, job.profile, model, figures, seconds, job.quick)
@@ -102,7 +105,8 @@ def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
 def find_pass(config: PassConfig) -> Pass:
     """The function that `PASSES` names for `config`."""
     module, _, name = PASSES[type(config).__name__].partition(":")
-    found: Pass = getattr(importlib.import_module(module), name)
+    with quiet():  # toolchains find fault with each other when they are imported
+        found: Pass = getattr(importlib.import_module(module), name)
     return found
 
 

@@ -2,6 +2,7 @@
 
 Everything goes to stderr, because stdout is the result. A bar is gone when its work is done, the
 pass's line tells the rest. Where stderr is no terminal there are no bars: a line says what starts.
+Names of files and models are strangers' words: all that is shown passes `plain`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
+
+from edge_runtime.text import MAX_ERROR, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +64,7 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """See `Progress`."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(plain(text, MAX_ERROR), markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def count(self, title: str, total: int) -> Iterator[Advance]:
@@ -74,22 +77,24 @@ class Terminal:
             yield lambda more, note: None
             return
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Bars(*columns, console=self._console, transient=True) as bars:
-            bar = bars.add_task(title, total=total, note="")
-            yield lambda more, note: bars.update(bar, advance=more, note=note)
+            bar = bars.add_task(plain(title), total=total, note="")
+            yield lambda more, note: bars.update(bar, advance=more, note=plain(note))
 
     @contextlib.contextmanager
     def busy(self, title: str) -> Iterator[None]:
         """See `Progress`."""
+        from rich.text import Text
+
         if not self._console.is_terminal:
             self.say(f"    {title} …")
             yield
             return
-        with self._console.status(f"  {title}"):
+        with self._console.status(Text(f"  {plain(title)}")):
             yield

@@ -163,10 +163,10 @@ def parse_recipe(data: bytes, path: Path) -> Recipe:
     source = f.object("source")
     recipe = Recipe(
         path=path,
-        name=f.text("name", pattern=NAME),
-        version=f.text("version", pattern=VERSION),
+        name=_formed(f, faults, "name"),
+        version=_formed(f, faults, "version"),
         task=task,
-        created=f.text("created", pattern=CREATED),
+        created=_formed(f, faults, "created"),
         seed=f.integer("seed", 0, high=2**31),
         source=SourceConfig(source.text("model", max_len=1024), source.text("licence", "unknown")),
         data=_data(f.object("data"), path.parent, task),
@@ -178,6 +178,24 @@ def parse_recipe(data: bytes, path: Path) -> Recipe:
     _check_order(recipe, f)
     f.done()
     return replace(recipe, created=_created(recipe.created))
+
+
+FORMS: Mapping[str, tuple[str, str]] = {
+    "name": (NAME, "lower-case letters, digits, '.', '_' and '-', such as debian-sections"),
+    "version": (VERSION, "three numbers with dots between, such as 1.0.0 or 1.2.0-rc1"),
+    "created": (CREATED, "a time in UTC, such as 2026-01-31T12:00:00Z"),
+}
+"""Pattern of a field, and how a person is told of it."""
+
+
+def _formed(f: Fields, faults: list[str], key: str) -> str:
+    """The string under `key`, in the form that `FORMS` asks for."""
+    pattern, words = FORMS[key]
+    before = len(faults)
+    value = f.text(key)
+    if len(faults) == before and not re.fullmatch(pattern, value):
+        f.fault(f"{f.where}: {key} is {value!r}, expected {words}")
+    return value
 
 
 def _data(f: Fields, folder: Path, task: str) -> DataConfig:
@@ -200,8 +218,10 @@ def _data(f: Fields, folder: Path, task: str) -> DataConfig:
     for name, value in wanted.items():
         if value is None:
             f.fault(f"{f.where}: {name} is missing, expected a .jsonl or .jsonl.xz file")
-    if config.calibration and config.calibration == config.test:
-        f.fault(f"{f.where}: calibration and test are the same file; a figure would flatter itself")
+    for name in ("calibration", "train"):
+        path = getattr(config, name)
+        if path and path == config.test:
+            f.fault(f"{f.where}: {name} and test are the same file; a figure would flatter itself")
     _refuse_unknown(f)
     return config
 

@@ -1,14 +1,15 @@
 """Bundles, profiles and self-tests as a person or a machine wants to read them.
 
 A bundle may come from anybody: what is shown of it passes `plain`, value by value, so that none
-can write a line of its own.
+can write a line of its own. A line of a table fits a terminal of 80 columns.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_runtime.bundle.manifest import Figure
@@ -51,21 +52,14 @@ def bundle_text(bundle: VerifiedBundle) -> str:
             f"(n = {m.quality.n}, 95 % interval {low:.4f} to {high:.4f})"
         )
     lines += ["", "variants, the preferred first"]
-    lines.append(
-        table(
-            ("id", "engine", "precision", "latency", "self-test"),
-            [
-                (
-                    v.id,
-                    v.backend,
-                    v.precision,
-                    _figure(v.latency_ms, "ms"),
-                    f"{v.tolerance.metric} >= {v.tolerance.floor:g}",
-                )
-                for v in m.variants
-            ],
+    for v in m.variants:
+        lines.append(plain(f"  {v.id}"))
+        lines.append(
+            plain(
+                f"      {v.backend}, {v.precision}, latency {_figure(v.latency_ms, 'ms')}, "
+                f"{v.tolerance.metric} >= {v.tolerance.floor:g}"
+            )
         )
-    )
     steps = " → ".join(step.step for step in (*m.preprocess, *m.postprocess))
     lines += ["", plain(f"steps: {steps}", MAX_ERROR), "", "files"]
     lines.append(
@@ -90,8 +84,12 @@ def bundle_json(bundle: VerifiedBundle) -> dict[str, Any]:
     }
 
 
-def self_tests_text(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -> str:
-    """Digests are right by now; one line a variant."""
+def self_tests_text(
+    bundle: VerifiedBundle,
+    reports: Sequence[SelfTestReport],
+    profile: DeviceProfile | None = None,
+) -> str:
+    """Digests are right by now; one line a variant, and below it the engine that answered."""
     m = bundle.manifest
     rows = [
         (
@@ -100,20 +98,43 @@ def self_tests_text(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -
             f"{report.value:.4f}",
             f"{report.floor:g}",
             f"{report.latency_p95_ms:.1f} ms",
-            report.accelerator.actual,
         )
         for report in reports
     ]
+    head, *shown = table(("variant", "", "cosine", "floor", "p95"), rows).splitlines()
+    engines = [plain(f"      {report.accelerator.actual}") for report in reports]
     lines = [
         plain(f"{m.name} {m.version} for {m.profile}")
         + f": {len(m.files)} files are what the manifest says",
         f"golden vectors, {m.golden.cases} cases, on this machine",
-        table(("variant", "", "cosine", "floor", "p95", "engine"), rows),
+        head,
+        *(line for pair in zip(shown, engines, strict=True) for line in pair),
     ]
     lines += [
         plain(f"  {one.variant}: {one.reason}", MAX_ERROR) for one in reports if not one.passed
     ]
+    if profile is not None:
+        p95_ms = {one.variant: one.latency_p95_ms for one in reports if one.passed}
+        lines += over_budget(profile, p95_ms)
     return "\n".join(lines)
+
+
+def over_budget(profile: DeviceProfile, p95_ms: Mapping[str, float]) -> list[str]:
+    """One line where variants took longer here than `profile` allows; none for another kind of CPU.
+
+    `p95_ms` is by variant. It refuses nothing: this host is not the board.
+    """
+    allowed = profile.budget.latency_ms
+    over = [f"{name} {p95:.1f} ms" for name, p95 in p95_ms.items() if 0 < allowed < p95]
+    if not over or profile.arch != platform.machine():
+        return []
+    return [
+        plain(
+            f"  p95 of {', '.join(over)}: over the profile's budget of {allowed:g} ms; "
+            "a device like this host would refuse it",
+            MAX_ERROR,
+        )
+    ]
 
 
 def self_tests_json(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -> dict[str, Any]:
@@ -145,7 +166,8 @@ def profile_text(profile: DeviceProfile) -> str:
         if key in ("name", "title", "sources", "engines"):
             continue
         source = profile.sources.get(key)
-        line = f"  {key} = {value}{f'   ({source})' if source else ''}"
+        shown = f"{value} = {size(value)}" if key.endswith("_bytes") else value
+        line = f"  {key} = {shown}{f'   ({source})' if source else ''}"
         lines.append(plain(line, MAX_ERROR))
     for engine in profile.engines:
         about = f"  engine {engine.backend}: {engine.quantization}, {engine.threads} threads"

@@ -22,6 +22,8 @@ OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")
 ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_CONFIG_BYTES = 1 << 20
+MAX_TOLD = 300
+"""Characters of what another's client says of its failure."""
 FETCHED = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", *WEIGHTS]
 
 
@@ -143,7 +145,16 @@ def _from_hub(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=FETCHED))
     except Exception as reason:  # the client raises errors of its own and of requests
-        first = (str(reason).splitlines() or [type(reason).__name__])[0][:200]
+        told = _sentences(str(reason)) or type(reason).__name__
         raise InputError(
-            f"model {model}: no such folder, and it cannot be fetched from Hugging Face ({first})"
+            f"model {model}: no such folder, and it cannot be fetched from Hugging Face ({told})"
         ) from None
+
+
+def _sentences(text: str) -> str:
+    """`text` on one line; of a long one, its first sentences."""
+    words = " ".join(text.split())
+    if len(words) <= MAX_TOLD:
+        return words
+    whole, dot, _ = words[:MAX_TOLD].rpartition(". ")
+    return f"{whole}." if dot else f"{words[: MAX_TOLD - 1]}…"

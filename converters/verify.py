@@ -31,6 +31,7 @@ from converters.figures import class_figures, cosines, wilson
 from converters.latency import interleaved_p50
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
+from converters.quiet import quiet
 from converters.recipe import PackageConfig, VerifyConfig
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
@@ -119,14 +120,12 @@ def _golden(model: Model, config: VerifyConfig, job: Job) -> tuple[Artifact, tup
         import torch
         from safetensors.numpy import save_file
 
-        from converters.network import TextNetwork, load_encoder
+        from converters.network import load_network
 
-        network = TextNetwork(
-            load_encoder(model.encoder), load_head(model.head.parent) if model.head else None
-        ).eval()
+        network = load_network(model.encoder, model.head)
         tensors: dict[str, npt.NDArray[np.generic]] = {}
         for case, text in enumerate(_encode(model, texts, job)):
-            with torch.inference_mode():
+            with quiet(), torch.inference_mode():
                 output = network(
                     torch.from_numpy(text.input_ids), torch.from_numpy(text.attention_mask)
                 )[network.output_name]

@@ -24,6 +24,8 @@ else:
 
 MAX_PROFILE_BYTES = 256 << 10
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l")
+SOURCELESS = ("name", "title", "sources")
+"""Fields that need no entry in `sources`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,10 @@ class DeviceProfile:
         """Parse and check; every fault is reported in one go.
 
         Raises:
-            InputError: too large, not TOML, a field missing, wrong or unknown.
+            InputError: too large, not TOML, a field missing, wrong, unknown or without a source.
         """
-        f = Fields(load_toml(data, MAX_PROFILE_BYTES, where), where, InputError, [])
+        written = load_toml(data, MAX_PROFILE_BYTES, where)
+        f = Fields(written, where, InputError, [])
         budget = f.object("budget", {})
         sources = f.object("sources")
         profile = cls(
@@ -127,20 +130,32 @@ class DeviceProfile:
             sources={key: sources.text(key, max_len=1024) for key in sources.rest()},
             sha256=hashlib.sha256(data).hexdigest(),
         )
-        for key in f.unknown():
-            f.fault(f"{where}: {key} is not a field of a profile")
+        unknown = f.unknown()
+        _refuse_unknown(f)
+        _refuse_unknown(budget)
+        if "sources" in f:
+            for key in written:
+                if key not in (*SOURCELESS, *unknown, *profile.sources):
+                    f.fault(f"{sources.where}: {key} is missing; say where its value stands")
         f.done()
         return profile
 
 
+def _refuse_unknown(f: Fields) -> None:
+    for key in f.unknown():
+        f.fault(f"{f.where}: {key} is not a field of a profile")
+
+
 def _engine(f: Fields) -> Engine:
-    return Engine(
+    engine = Engine(
         backend=f.text("backend", pattern=NAME),
         quantization=f.text("quantization"),
         providers=f.texts("providers", (), max_items=16),
         threads=f.integer("threads", 1, low=1, high=256),
         options=f.mapping("options", {}),
     )
+    _refuse_unknown(f)
+    return engine
 
 
 def _lengths(f: Fields) -> list[int]:

@@ -8,13 +8,13 @@ the network and the opset only.
 from __future__ import annotations
 
 import io
-import warnings
 from typing import Any
 
 import torch
 
 from converters.export import OPSETS
 from converters.network import TextNetwork
+from converters.quiet import quiet
 from edge_runtime.errors import InputError
 
 
@@ -43,8 +43,7 @@ def export_onnx(network: TextNetwork, *, opset: int) -> bytes:
     free = {0: "batch", 1: "sequence"}
     out: Any = io.BytesIO()  # the legacy exporter takes one; the signature knows paths only
     network.eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         torch.onnx.export(
             _Plain(network).eval(),
             sample,

@@ -42,6 +42,17 @@ def quantizer(backend: str, recipe: str) -> Quantizer:
     Raises:
         InputError: no such pair; the known recipes of the engine are listed.
     """
+    module, _, name = quantizer_path(backend, recipe).partition(":")
+    found: Quantizer = getattr(importlib.import_module(module), name)
+    return found
+
+
+def quantizer_path(backend: str, recipe: str) -> str:
+    """The import path of that function; nothing is imported.
+
+    Raises:
+        InputError: as for `quantizer`.
+    """
     target = QUANTIZERS.get((backend, recipe))
     if target is None:
         known = sorted(name for engine, name in QUANTIZERS if engine == backend)
@@ -49,6 +60,4 @@ def quantizer(backend: str, recipe: str) -> Quantizer:
             f"quantization {recipe!r} is not known for engine {backend}; "
             f"known are {', '.join(known) or 'none'}"
         )
-    module, _, name = target.partition(":")
-    found: Quantizer = getattr(importlib.import_module(module), name)
-    return found
+    return target

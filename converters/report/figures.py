@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from converters.model import FLOAT, Candidate, Evidence
 from converters.pipeline import Conversion
-from converters.show import table
-from edge_runtime.text import plain, size
+from converters.show import over_budget, table
+from edge_runtime.text import MAX_ERROR, plain, size
 
 
 def as_json(conversions: Sequence[Conversion]) -> dict[str, Any]:
@@ -57,24 +57,35 @@ def state(
     ), True
 
 
+MAX_LENGTHS = 3
+"""More latencies would not fit a terminal; the report has all."""
+
+
 def summary(conversion: Conversion) -> str:
-    """Before and after, variant by variant, as a text table."""
+    """Before and after, variant by variant, as a text table of 80 columns at most.
+
+    A variant takes two lines: its name and what became of it, then its figures.
+    """
     verdict = conversion.model.verdict
     assert verdict is not None
     reference = verdict.reference
     base, base_evidence = baseline(conversion)
     lengths = sorted(base_evidence.latency_ms)
-    rows = []
+    if len(lengths) > MAX_LENGTHS:
+        lengths = [lengths[0], lengths[len(lengths) // 2], lengths[-1]]
+    names, rows = [], []
     for candidate, evidence in measured(conversion):
+        fewer = "" if evidence.n == reference.n else f", n = {evidence.n:,}"
+        words = state(conversion, candidate, evidence)[0]
+        names.append(plain(f"  {candidate.id}: {words}{fewer}"))
         ratio = candidate.artifact.size_bytes / base.artifact.size_bytes
-        row = [candidate.id, f"{size(candidate.artifact.size_bytes)} ({ratio:.2f}x)"]
+        row = [f"  {size(candidate.artifact.size_bytes)} {ratio:.2f}x"]
         for length in lengths:
             found, of = evidence.latency_ms[length], base_evidence.latency_ms[length]
-            row.append(f"{found:.2f} ({found / of:.2f}x)")
-        row += [share(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
-        row += [f"{evidence.n:,}", state(conversion, candidate, evidence)[0]]
-        rows.append(row)
-    head = ["variant", "size", *(f"ms @ {length}" for length in lengths), reference.metric]
+            row.append(f"{found:.{2 if found < 100 else 0}f} {found / of:.2f}x")
+        rows.append([*row, share(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"])
+    head = ["  size", *(f"ms @ {length}" for length in lengths), reference.metric, "agreement"]
+    shown_head, *shown = table(head, rows).splitlines()
     low, high = reference.interval
     title = (
         f"{conversion.recipe.name} {conversion.recipe.version} for {conversion.profile.name}: "
@@ -82,14 +93,19 @@ def summary(conversion: Conversion) -> str:
         f"(n = {reference.n:,}, 95 % interval {share(low, reference.metric)} to "
         f"{share(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
     )
-    lines = [plain(title), table([*head, "agreement", "n", "packed"], rows)]
-    lines.append(f"  latency: p50, 1 thread, batch 1; measured on {verdict.host}, not on the board")
+    lines = [plain(title), shown_head]
+    lines += [line for pair in zip(names, shown, strict=True) for line in pair]
+    lines.append("  x: share of the float variant's; latency: p50, 1 thread, batch 1; measured on")
+    lines.append(plain(f"  {verdict.host}, not on the board"))
+    p95_ms = conversion.passes.get("package", {}).get("latency_p95_ms")
+    if isinstance(p95_ms, Mapping):
+        lines += over_budget(conversion.profile, cast("Mapping[str, float]", p95_ms))
     lines += [
         plain(f"  refused {one.id}: {one.refused}") for one in verdict.candidates if one.refused
     ]
     if conversion.model.bundle is not None:
         total = size(conversion.model.bundle.stat().st_size)
-        lines.append(f"  bundle: {conversion.model.bundle} ({total})")
+        lines.append(plain(f"  bundle: {conversion.model.bundle} ({total})", MAX_ERROR))
     return "\n".join(lines)
 
 

@@ -39,6 +39,12 @@ backend = "litert"
 quantization = "dynamic_w8_channel"
 
 [sources]
+arch = "own choice for these tests"
+ram_bytes = "own choice for these tests"
+storage_bytes = "own choice for these tests"
+python = "own choice for these tests"
+sequence_lengths = "own choice for these tests"
+engine = "own choice for these tests"
 """
 
 TOP = {
@@ -91,7 +97,7 @@ def write_data(folder: Path) -> None:
         out.write(as_lines(picked("test", 25)))
 
 
-def write_encoder(folder: Path, *, seed: int = 3) -> None:
+def write_encoder(folder: Path, *, seed: int = 3, pooler: bool = False) -> None:
     """A Hugging Face folder: a BERT with random weights, a word-piece tokenizer of real texts."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -125,7 +131,7 @@ def write_encoder(folder: Path, *, seed: int = 3) -> None:
         max_position_embeddings=POSITIONS,
         initializer_range=0.05,
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    BertModel(config, add_pooling_layer=pooler).save_pretrained(folder)
 
 
 def recipe_text(

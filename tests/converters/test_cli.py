@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from converters.cli import main
+from converters.cli import VERBS, main
 from converters.pipeline import Conversion
 from tests.converters.small import (
     PROFILE,
@@ -20,6 +25,8 @@ from tests.converters.small import (
     as_lines,
     picked,
     recipe_text,
+    write_data,
+    write_encoder,
     write_recipe,
 )
 
@@ -174,6 +181,11 @@ BAD = {
     "one class": (one_class, "the labels hold 1 class (games)"),
     "no calibration": (recipe(data={"calibration": ""}), "calibration is missing"),
     "calibration is test": (recipe(data={"calibration": '"test.jsonl.xz"'}), "the same file"),
+    "training is test": (recipe(data={"train": '"test.jsonl.xz"'}), "train and test are the same"),
+    "training holds the test": (
+        lambda shop: (shop / "train.jsonl").write_text(as_lines(picked("test", 25))),
+        "100 of 100 test texts also stand in",
+    ),
     "no model": (recipe(source={"model": '"./nowhere"'}), "no such folder"),
     "a generator": (config(model_type="gpt2"), "'gpt2' is not a text encoder"),
     "no tokenizer": (
@@ -251,6 +263,65 @@ def test_an_unknown_profile_lists_the_known_ones(
     assert "'toaster' is not known; known are generic-x86_64" in one_sentence(*found)
 
 
+def test_an_interrupt_that_a_toolchain_swallows_ends_the_run(
+    edge_convert: EdgeConvert,
+    converted: Conversion,
+    workshop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from converters import steps
+    from converters.quiet import quiet
+
+    export = steps.export
+
+    def swallowing(*arguments: Any) -> Any:
+        with quiet():
+            print("[START] LiteRT-Torch Convert")
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGINT)
+        return export(*arguments)
+
+    monkeypatch.setattr(steps, "export", swallowing)
+    code, out, err = edge_convert(*run_arguments(workshop)[:-1], tmp_path)
+    said = one_sentence(code, out, err, expected=130)
+    assert said == "edge-convert: interrupted; finished passes stay in the cache"
+    assert "START" not in err
+    assert [line.split()[0] for line in err.splitlines()[1:-1]] == ["finetune"]
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect"])
+def test_only_a_run_has_passes_to_keep(
+    verb: str, edge_convert: EdgeConvert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, verb, interrupted)
+    assert edge_convert(verb, "a.edge") == (130, "", "edge-convert: interrupted\n")
+
+
+def test_a_fresh_conversion_says_nothing_but_our_own_lines(tmp_path: Path) -> None:
+    """Toolchains warn when they are first imported and when an encoder has weights to spare."""
+    write_data(tmp_path)
+    write_encoder(tmp_path / "encoder", pooler=True)
+    write_recipe(
+        tmp_path / "recipe.toml", task='"embedding"', data={"train": ""},
+        passes="".join(f'[[pass]]\nkind = "{kind}"\n' for kind in ("export", "verify", "package")),
+    )  # fmt: skip
+    first, _, rest = PROFILE.partition('[[engine]]\nbackend = "litert"')
+    (tmp_path / "board.toml").write_text(first + rest[rest.index("[sources]") :])
+    done = subprocess.run(
+        [sys.executable, "-m", "converters.cli", *map(str, run_arguments(tmp_path)),
+         "--cache", str(tmp_path / "cache")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ours = ("small 1.0.0 for board", "    ", "  export ", "  verify ", "  package ")
+    assert [line for line in done.stderr.splitlines() if not line.startswith(ours)] == []
+    assert "Traceback" not in done.stderr
+
+
 def test_a_missing_toolchain_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, edge_convert: EdgeConvert, workshop: Path, tmp_path: Path
 ) -> None:
@@ -324,6 +395,35 @@ def test_verify_fails_where_a_variant_lies(
     assert "at least 1 is needed" in out
 
 
+def test_verify_fails_where_the_manifest_gives_an_output_another_size(
+    edge_convert: EdgeConvert, bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bundle.with_suffix(""), tmp_path / "folder")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["outputs"][0]["shape"] = ["batch", 3]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, out, _ = edge_convert("verify", folder)
+    assert code == 1
+    assert "gives output logits the shape [batch, 3], in golden case 0 it is [1, 4]" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"litert"', '"tflite"', "nothing exports to engine 'tflite'; known are"),
+        ('"dynamic_w8_channel"', '"int3"', "quantization 'int3' is not known for engine litert"),
+    ],
+)
+def test_a_profile_that_cannot_be_converted_for_is_not_shown_as_sound(
+    old: str, new: str, says: str, edge_convert: EdgeConvert, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(PROFILE)
+    assert edge_convert("profiles", path)[0] == 0
+    path.write_text(PROFILE.replace(old, new))
+    assert says in one_sentence(*edge_convert("profiles", path))
+
+
 def test_profiles_are_listed_and_shown(edge_convert: EdgeConvert) -> None:
     code, out, _ = edge_convert("profiles")
     assert code == 0
@@ -351,7 +451,25 @@ def test_wrong_usage_is_2(arguments: list[str], capfd: pytest.CaptureFixture[str
     assert "usage: edge-convert" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["profiles"]])
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_help_shows_examples(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"examples:\n  edge-convert {verb}" in capfd.readouterr().out
+
+
+def test_the_release_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capfd.readouterr().out == f"edge-convert {version('edge-runtime')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["--version"], ["profiles"], ["profiles", "generic-x86_64"]],
+)
 def test_help_loads_no_toolchain(arguments: list[str]) -> None:
     code = (
         "import sys, converters.cli\n"

@@ -121,6 +121,17 @@ def test_calibration_may_not_be_the_test_set_under_another_name(config: DataConf
         load_dataset(config, TASK)
 
 
+def test_the_test_set_may_not_be_what_was_trained_on(config: DataConfig) -> None:
+    assert config.train is not None
+    assert config.test is not None
+    config.test.write_text(config.train.read_text())
+    with pytest.raises(InputError, match=r"6 of 6 test texts also stand in .*train\.jsonl; train"):
+        load_dataset(config, TASK)
+    rows = [{"text": f"test {n}", "label": "ab"[n % 2]} for n in range(9)]
+    config.test.write_text(as_lines([*rows, {"text": "train 0", "label": "a"}]))
+    assert len(load_dataset(config, TASK).test) == 10, "short texts do repeat"
+
+
 def test_a_few_shared_texts_are_left_out_of_calibration(config: DataConfig) -> None:
     assert config.calibration is not None
     rows = [{"text": f"calibration {n}"} for n in range(30)]

@@ -99,9 +99,10 @@ def test_a_new_head_on_the_same_backbone_costs_a_device_a_few_chunks(
 def test_the_profiles_first_engine_comes_first(
     workshop: Path, cache_folder: Path, tmp_path: Path
 ) -> None:
-    head, first, second = PROFILE.replace("[sources]\n", "").split("[[engine]]")
+    said, _, sources = PROFILE.partition("[sources]")
+    head, first, second = said.split("[[engine]]")
     swapped = "[[engine]]".join([head.replace('"board"', '"swapped"'), second, "\n" + first])
-    (tmp_path / "swapped.toml").write_text(swapped + "\n[sources]\n")
+    (tmp_path / "swapped.toml").write_text(f"{swapped}\n[sources]{sources}")
     profile = load_profile(str(tmp_path / "swapped.toml"))
     (done,) = convert(
         workshop / "recipe.toml", [profile], Options(tmp_path, cache_folder), Silent()

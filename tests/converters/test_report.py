@@ -6,7 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +19,7 @@ from converters.report import as_json, plots, summary, write_reports
 from converters.report.page import html_page
 from converters.report.plots import Series
 from edge_runtime.errors import DeviceError
+from edge_runtime.profile import Budget
 
 HOSTILE = "<script>alert(1)</script>$\\frac{&\"'"
 VOID = {"br", "meta", "use"}
@@ -202,7 +203,41 @@ def test_a_file_in_the_way_is_one_sentence(converted: Conversion, tmp_path: Path
 def test_the_summary_puts_float_and_int8_side_by_side(converted: Conversion) -> None:
     text = summary(converted)
     assert "float accuracy" in text
-    assert re.search(r"ort-cpu-smooth-dynamic-w8-channel +\S+ MB \(0\.2\dx\)", text)
-    assert re.search(r"ort-cpu-float32 +\S+ MB \(1\.00x\) .*\(1\.00x\)", text)
+    assert re.search(r"ort-cpu-smooth-dynamic-w8-channel: first\n +\S+ MB 0\.2\dx ", text)
+    assert re.search(r"ort-cpu-float32: to compare, n = 30\n +\S+ MB 1\.00x .* 1\.00x ", text)
     assert "ms @ 16" in text
     assert "not on the board" in text
+
+
+def test_the_summary_fits_a_terminal(converted: Conversion) -> None:
+    slow = {16: 1234.5, 64: 2345.6, 128: 3456.7, 256: 4567.8}
+    long = changed(converted, lambda one: replace(one, latency_ms=slow))
+    for conversion in (converted, long):
+        table = summary(conversion).splitlines()[1:-3]
+        assert max(map(len, table)) <= 80
+    assert "ms @ 16 " in summary(long)
+    assert "ms @ 256 " in summary(long)
+
+
+def budgeted(conversion: Conversion, arch: str, p95_ms: float) -> str:
+    """The summary where the board allows 250 ms and every packed variant took `p95_ms`."""
+    profile = replace(conversion.profile, arch=arch, budget=Budget(250.0, 0))
+    package = dict(conversion.passes["package"])
+    measured = package["latency_p95_ms"]
+    assert isinstance(measured, Mapping)
+    package["latency_p95_ms"] = dict.fromkeys(measured, p95_ms)
+    passes = {**conversion.passes, "package": package}
+    return summary(replace(conversion, profile=profile, passes=passes))
+
+
+def test_the_summary_says_that_a_device_like_this_host_would_refuse(
+    converted: Conversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    told = budgeted(converted, "x86_64", 312.04)
+    assert (
+        "p95 of ort-cpu-smooth-dynamic-w8-channel 312.0 ms, litert-cpu-dynamic-w8-channel 312.0 ms"
+        ": over the profile's budget of 250 ms; a device like this host would refuse it" in told
+    )
+    assert "budget" not in budgeted(converted, "x86_64", 249.9)
+    assert "budget" not in budgeted(converted, "aarch64", 312.0), "another CPU: no evidence"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,23 @@ def test_a_profile_from_a_stranger_is_harmless() -> None:
         load_profile("generic-x86_64"), title=FORGED, sources={"arch": FORGED}
     )
     assert clean(profile_text(profile))
+
+
+def test_memory_is_shown_as_people_say_it() -> None:
+    assert "ram_bytes = 2147483648 = 2.1 GB" in profile_text(load_profile("generic-x86_64"))
+
+
+def test_what_a_self_test_says_fits_a_terminal(hostile: Path) -> None:
+    engine = Accelerator("v", "a", "onnxruntime 1.30.1: CPUExecutionProvider")
+    report = dataclasses.replace(
+        REPORT, variant="ort-cpu-smooth-dynamic-w8-channel", passed=True, reason="",
+        latency_p95_ms=12345.6, accelerator=engine,
+    )  # fmt: skip
+    shown = self_tests_text(open_verified(hostile), [report]).splitlines()
+    assert max(map(len, shown)) <= 80
+    profile = load_profile("generic-x86_64")
+    told = self_tests_text(open_verified(hostile), [report], profile)
+    assert ("budget of 250 ms" in told) == (platform.machine() == profile.arch)
 
 
 def test_columns_are_as_wide_as_what_is_shown() -> None:

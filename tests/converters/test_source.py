@@ -87,6 +87,19 @@ def test_a_model_that_is_not_in_the_hubs_cache_is_one_sentence(tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_what_the_hub_says_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "The files are not on the local disk. Please check your internet connection and\ntry"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(f"{said} again.{' Words.' * 100}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(InputError, match=r"connection and try again\.( Words\.)+\)$"):
+        load_source(SourceConfig("nobody/nothing", "MIT"), base=tmp_path, max_length=8)
+
+
 @pytest.mark.parametrize("name", ["no-such-package-here", "", "..", "json"])
 def test_a_package_without_a_model_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="package"):

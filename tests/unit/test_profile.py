@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ PIECES = {
     "storage_bytes": "storage_bytes = 2_000",
     "python": 'python = ["3.11"]',
     "engine": '[[engine]]\nbackend = "litert"\nquantization = "dynamic_w8_channel"',
-    "sources": '[sources]\narch = "its data sheet"',
+    "sources": "[sources]\n"
+    + "\n".join(
+        f'{key} = "its data sheet"'
+        for key in ("arch", "ram_bytes", "storage_bytes", "python", "sequence_lengths", "engine")
+    ),
 }
 
 
@@ -84,6 +89,29 @@ def test_a_field_that_the_schema_forbids_is_refused_by_the_loader_too() -> None:
     assert faults(value, SCHEMA) == ["$: colour is unknown"]
     with pytest.raises(InputError, match=r"board\.toml: colour is not a field of a profile"):
         parse('colour = "red"\n' + LEAST)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (LEAST + "\n[budget]\nlatncy_ms = 5\n", "budget: latncy_ms"),
+        (LEAST.replace('"litert"\n', '"litert"\nthread = 4\n'), "engine[0]: thread"),
+    ],
+)
+def test_a_slip_inside_a_table_is_refused_by_both(text: str, where: str) -> None:
+    table, _, key = where.partition(": ")
+    assert f"$.{table}: {key} is unknown" in faults(load_toml(text.encode(), 4000, ""), SCHEMA)
+    with pytest.raises(InputError, match=re.escape(f"board.toml.{where} is not a field of")):
+        parse(text)
+
+
+@pytest.mark.parametrize("key", ["ram_bytes", "engine"])
+def test_a_field_that_is_set_needs_its_source(key: str) -> None:
+    text = LEAST.replace(f'\n{key} = "its data sheet"', "")
+    with pytest.raises(InputError, match=f"sources: {key} is missing; say where its value stands"):
+        parse(text)
+    with pytest.raises(InputError, match="sources: budget is missing"):
+        parse(LEAST + "\n[budget]\nlatency_ms = 5\n")
 
 
 @pytest.mark.parametrize("key", SCHEMA["required"])
