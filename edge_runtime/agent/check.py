@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from edge_runtime.agent.config import AgentConfig
 from edge_runtime.agent.listener import Listener
+from edge_runtime.agent.state_folder import holder, not_writable
 from edge_runtime.errors import EdgeError
 from edge_runtime.inference.backend import load_backend
 from edge_runtime.profile import DeviceProfile, load_profile
@@ -75,10 +75,8 @@ def _engines(profile: DeviceProfile) -> list[Finding]:
 
 
 def _state(folder: Path) -> Finding:
-    existing = next((f for f in (folder, *folder.parents) if f.exists()), Path("/"))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("state", False, f"{folder}: {existing} is not a folder that may be written")
-    return Finding("state", True, str(folder))
+    fault = holder(folder) or not_writable(folder)
+    return Finding("state", not fault, fault or str(folder))
 
 
 def _api(config: AgentConfig) -> Finding:

@@ -39,6 +39,36 @@ a smallest agent.toml:
   url = "mqtt://broker.example:1883"
 """
 
+RUN_EPILOG = """\
+examples:
+  edge-agent run --config agent.toml
+      serve what is installed, or first_bundle, or what the broker asks for
+  edge-agent run --config agent.toml --bundle model.edge
+      install this bundle first; it serves once it has passed its self-test
+  curl http://127.0.0.1:8080/v2/health/ready
+
+while no bundle serves, /v2/health/live is 200 and all else 503 and one sentence.
+one agent for each state_dir: a second one ends at once and names the first.
+
+"""
+
+INFER_EPILOG = """\
+examples:
+  edge-agent infer model.edge --input texts.jsonl
+  echo '"a fast web server"' | edge-agent infer model.edge --input -
+  edge-agent infer model.edge --input texts.jsonl --json > answers.jsonl
+  edge-agent infer model.edge --input - --variant ort-int8 --profile generic-x86_64
+
+for people a line is: label, score, the text, and a note where only its beginning was read.
+"""
+
+CHECK_EPILOG = """\
+examples:
+  edge-agent check --config agent.toml
+  edge-agent check --config agent.toml --json
+
+"""
+
 CONFIG_HELP = """\
 every key may also be set in the environment: EDGE_AGENT_DEVICE_ID, EDGE_AGENT_BROKER_URL,
 EDGE_AGENT_API_PORT and so on, after the table and the key
@@ -54,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=_Version, help="show the release and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     run = verbs.add_parser(
@@ -61,7 +92,8 @@ def parser() -> argparse.ArgumentParser:
         help="be a device: serve, report, update; until a signal ends it",
         description="Run the agent in the foreground. Its log goes to stderr; SIGTERM or Ctrl-C "
         "ends it in order.",
-        epilog=CONFIG_HELP,
+        epilog=RUN_EPILOG + CONFIG_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _config(run)
     run.add_argument(
@@ -79,6 +111,8 @@ def parser() -> argparse.ArgumentParser:
         help="answer lines of text with a bundle, here and now",
         description="Load a bundle and answer each line of input: a JSON string, or an object "
         'with a "text". Stops at the first line that is wrong, after answering those before it.',
+        epilog=INFER_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     infer.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
     infer.add_argument("--input", required=True, metavar="FILE|-", help="JSON lines; - is stdin")
@@ -91,7 +125,8 @@ def parser() -> argparse.ArgumentParser:
         help="look whether a configuration would run here",
         description="Validate a configuration and look for what it needs: profile, engines, state "
         "folder, port. Changes nothing, connects to nothing.",
-        epilog=CONFIG_HELP,
+        epilog=CHECK_EPILOG + CONFIG_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _config(check)
     check.add_argument("--json", action="store_true", help="findings as JSON")
@@ -121,8 +156,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from importlib.metadata import PackageNotFoundError, version
-
     from edge_runtime.agent import logs
     from edge_runtime.agent.config import load_config
     from edge_runtime.agent.supervisor import Supervisor
@@ -134,15 +167,31 @@ def _run(arguments: argparse.Namespace) -> int:
         from edge_runtime.link.mqtt import connector as mqtt
 
         connector = mqtt(config.broker)
-    try:
-        release = version("edge-runtime")
-    except PackageNotFoundError:
-        release = "0"
-    supervisor = Supervisor(config, release, connector)
+    supervisor = Supervisor(config, _release(), connector)
     if arguments.json:
         print(json.dumps({"port": supervisor.port, "pid": os.getpid()}), flush=True)
     supervisor.run(arguments.bundle)
     return 0
+
+
+class _Version(argparse.Action):
+    """Argparse's own wants the release before anybody asks, which costs every start."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"{PROG} {_release()}")
+        parser.exit()
+
+
+def _release() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("edge-runtime")
+    except PackageNotFoundError:
+        return "0"
 
 
 def _infer(arguments: argparse.Namespace) -> int:

@@ -88,4 +88,5 @@ def _line(text: str, result: Result, *, as_json: bool) -> str:
     if as_json or not isinstance(result, Classification):
         return json_line(result.as_json())
     shown = plain(" ".join(text.split()), MAX_SHOWN)
-    return f"{plain(result.label)}\t{result.score:.3f}\t{shown}"
+    cut = "\t(cut: longer than the model reads)" if result.truncated else ""
+    return f"{plain(result.label)}\t{result.score:.3f}\t{shown}{cut}"

@@ -1,9 +1,9 @@
 """The socket of the local API, held by the supervisor so that it outlives every worker.
 
 It is bound once, at the start, so that a taken port is an error at once, and kept until the end. It
-listens only from the first worker on: before any bundle serves, a client is refused instead of left
-waiting. From then on a connection that comes while a worker restarts waits in the backlog. A socket
-that systemd passes listens already.
+listens only when told to: before any bundle serves, a client is refused instead of left waiting, or
+answered by a `Doorman`. From then on a connection that comes while a worker restarts waits in the
+backlog. A socket that systemd passes listens already.
 
 A port that is bound and not listened on could be taken by another program: SO_REUSEADDR, which we
 need to start again beside yesterday's connections, lets others share it. So the option is taken
@@ -75,6 +75,10 @@ class Listener:
                 _share(self._sock, False)
                 self._sock.shutdown(socket.SHUT_RD)
             self.listening = False
+
+    def turn_away(self, descriptor: int) -> None:
+        """End a client's connection that nobody serves any more."""
+        os.close(descriptor)
 
     def close(self) -> None:
         """Give the port back."""

@@ -88,7 +88,7 @@ class OpenInference:
 
     def __call__(self, request: Request) -> Response:
         """The answer, whatever was asked."""
-        path = request.path.partition("?")[0].rstrip("/")
+        path = request.path.partition("?")[0].rstrip("/") or "/"
         for method, pattern, act in self._routes:
             match = re.fullmatch(pattern, path)
             if match is None:
@@ -184,11 +184,17 @@ class OpenInference:
             return write_results(self._serving.texts(read_texts(inputs[texts[0]])))
         tensors = {spec.name for spec in self._serving.pipeline.manifest.inputs}
         for name, f in inputs.items():
-            if name not in tensors:
+            if name not in tensors and name not in texts:
                 raise InputError(
                     f"{f.where}: input {name!r} is not known, the model takes "
                     f"{', '.join(texts)}, or the tensors {', '.join(sorted(tensors))}"
                 )
+        if mixed := sorted(set(texts) & set(inputs) - tensors):
+            others = ", ".join(name for name in inputs if name not in mixed)
+            raise InputError(
+                f"request: input {mixed[0]} stands alone, found {others} beside it: "
+                "send texts or tensors"
+            )
         values = self._serving.tensors({name: read_tensor(f) for name, f in inputs.items()})
         return [write_tensor(name, value) for name, value in values.items()]
 

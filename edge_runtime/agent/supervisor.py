@@ -2,8 +2,9 @@
 
 One thread, one loop. What the broker's thread brings, what workers say, and time itself arrive
 there one after another, and go to the update driver, to the workers and out to the broker. It
-holds the API's socket, so that workers come and go unseen by clients. It loads no engine and no
-numpy: a crash or a leak in vendor code costs a worker, never the updater.
+holds the API's socket, so that workers come and go unseen by clients, and answers there in one
+sentence while nothing serves. It loads no engine and no numpy: a crash or a leak in vendor code
+costs a worker, never the updater.
 
 What the broker brings gets a slice of the loop's time, then everything else has its turn, so the
 loop comes round in about `SLICE_S` and one write to the disk. Two things take longer, and bound
@@ -26,16 +27,17 @@ from types import FrameType
 
 from edge_runtime.agent.asks import Asks
 from edge_runtime.agent.config import AgentConfig
+from edge_runtime.agent.doorman import Doorman
 from edge_runtime.agent.inbox import Allowance, Inbox
-from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.notify import Notifier
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.reporting import Reporting
+from edge_runtime.agent.state_folder import Hold, not_writable
 from edge_runtime.agent.workers import Workers
-from edge_runtime.bundle.archive import open_bundle
-from edge_runtime.bundle.files import MAX_CHUNK_BYTES, sha256_hex
-from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
-from edge_runtime.errors import EdgeError, InputError
+from edge_runtime.bundle.archive import Reader, open_bundle
+from edge_runtime.bundle.files import MAX_CHUNK_BYTES
+from edge_runtime.bundle.verify import verify
+from edge_runtime.errors import DeviceError, EdgeError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.link import Connector, Message
 from edge_runtime.messages.topics import Topics
@@ -59,7 +61,7 @@ class Supervisor:
 
     Raises:
         InputError: the profile or the API's address cannot be used.
-        DeviceError: the state folder cannot be used.
+        DeviceError: the state folder cannot be used, or another agent uses it.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Supervisor:
         self.config = config
         self._profile = load_profile(config.profile)
         self._topics = Topics(config.prefix)
-        self._listener = Listener(config.api.host, config.api.port)
+        # Before anything there is read: two agents would undo each other's work.
+        self._hold = Hold(config.state_dir)
         self._selector = selectors.DefaultSelector()
+        self._listener = Doorman(config.api.host, config.api.port, self._selector)
         self._inbox = Inbox()
         self._requests = Allowance(MAX_REQUESTS, MAX_REQUESTS_BYTES)
         # All that is asked for at a time, and again after a reconnect.
@@ -92,14 +96,17 @@ class Supervisor:
             worker=config.worker,
         )
         self._workers = Workers(order, self._listener, self._selector, self)
-        self._driver = Driver(
-            config.state_dir,
-            self._profile,
-            self,
-            self,
-            config.update,
-            pulse=lambda: self._notifier.alive(time.monotonic()),
-        )
+        try:
+            self._driver = Driver(
+                config.state_dir,
+                self._profile,
+                self,
+                self,
+                config.update,
+                pulse=lambda: self._notifier.alive(time.monotonic()),
+            )
+        except DeviceError as reason:
+            raise DeviceError(not_writable(config.state_dir) or str(reason)) from None
         self._reporting = Reporting(config, self._profile.name, version, now_s)
         self._asks: Asks | None = None
         if connector is not None:
@@ -119,12 +126,15 @@ class Supervisor:
         """Until stopped. `bundle` is installed first, whatever the device has.
 
         Raises:
-            InputError, UntrustedError, IncompatibleError, DeviceError: `bundle` cannot be
-                installed, or there is neither a bundle nor a broker to get one from.
+            InputError, UntrustedError, IncompatibleError: `bundle` is none, or not for this
+                device; or there is no bundle here, and no broker to get one from.
+            DeviceError: there is no bundle here, and none can be kept.
         """
         wakeup = self._catch_signals()
         try:
-            self._begin(bundle)
+            # Before the driver starts: a mistyped name must leave no trace in the journal.
+            given = self._examined(bundle) if bundle is not None else None
+            self._begin(given)
             while not self._stopping:
                 self._step()
             self._end()
@@ -132,6 +142,7 @@ class Supervisor:
             self._workers.kill()
             self._listener.close()
             self._restore_signals(wakeup)
+            self._hold.close()
 
     def stop(self) -> None:
         """End `run`, from any thread."""
@@ -140,7 +151,22 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _begin(self, bundle: Path | None) -> None:
+    def _examined(self, bundle: Path) -> tuple[Reader, str]:
+        """The bundle and its manifest's digest; whatever of it is new here was read and checked.
+
+        Raises:
+            InputError, UntrustedError, IncompatibleError, DeviceError: as for `run`.
+        """
+        reader = open_bundle(bundle)
+        verified = verify(reader, files=False)
+        self._profile.fits(verified.manifest)
+        for entry in verified.manifest.files:
+            # Whole files grow this process's heap: at every start but the first none is read.
+            if self._driver.store.missing((entry,)):
+                entry.check_chunks(verified.read(entry.path), reader.where)
+        return reader, verified.manifest_sha256
+
+    def _begin(self, given: tuple[Reader, str] | None) -> None:
         log.warning(
             "trust is none: bundles are not signed, who writes to the broker decides what runs"
         )
@@ -153,8 +179,9 @@ class Supervisor:
                 "broker": self._reporting.link.address if self._reporting.link else "none",
             },
         )
+        self._listener.answer()
         self._driver.start(time.monotonic())
-        self._install(bundle)
+        self._install(given)
         link = self._reporting.link
         if link is not None:
             link.subscribe(
@@ -166,16 +193,24 @@ class Supervisor:
             link.start()
         self._notifier.ready(f"profile {self._profile.name}, api {self._listener.address}")
 
-    def _install(self, bundle: Path | None) -> None:
+    def _install(self, given: tuple[Reader, str] | None) -> None:
         """Bring in the bundle from the command line, or the configuration's where none is here."""
         status = self._driver.status
-        if bundle is not None:
-            digest = sha256_hex(open_bundle(bundle).read(MANIFEST_NAME, MAX_MANIFEST_BYTES))
+        fault = not_writable(self.config.state_dir)
+        if fault and status.active is None:
+            raise DeviceError(fault)
+        if given is not None:
+            reader, digest = given
             # Naming it again is asking to try again.
             tried = [r.attempt + 1 for r in status.refused if r.manifest_sha256 == digest]
-            self._driver.install(
-                open_bundle(bundle), time.monotonic(), attempt=max(tried, default=0)
-            )
+            try:
+                self._driver.install(reader, time.monotonic(), attempt=max(tried, default=0))
+            except DeviceError as reason:
+                if status.active is None:
+                    raise
+                # A full disk: what is installed goes on serving.
+                log.error("bundle cannot be installed: %s", reason)
+                self.event("install-failed", str(reason), {})
             return
         first = self.config.first_bundle
         if status.active is not None or status.state != "idle":
@@ -202,6 +237,7 @@ class Supervisor:
         due = [
             self._driver.tick(now_s),
             self._workers.watch(now_s),
+            self._listener.watch(now_s),
             self._reporting.tick(now_s, {"supervisor": os.getpid(), **self._workers.pids}),
             self._notifier.watchdog_s and now_s + self._notifier.watchdog_s,
         ]

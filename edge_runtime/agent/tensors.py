@@ -6,6 +6,7 @@ InputError that names it. Which tensors a model takes is for others to check.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +52,8 @@ def read_texts(f: Fields) -> tuple[str, ...]:
     texts = _flat(f.items("data", max_items=MAX_TEXTS))
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"{f.where}: data[{index}] must be a string")
+            found = json.dumps(text)[:40]
+            raise InputError(f"{f.where}: data[{index}] must be a string, found {found}")
     _check_count(f, shape, len(texts))
     return tuple(texts)
 

@@ -13,7 +13,6 @@ others: `Listening` hears of it.
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import time
 from collections.abc import Callable, Iterator
@@ -345,7 +344,7 @@ class Workers:
         elif self._wanted and len(self._orphans) < MAX_ORPHANS:
             self._orphans.append(descriptor)
         else:
-            os.close(descriptor)
+            self._listener.turn_away(descriptor)
 
     def _conclude(self) -> None:
         """Say that the swap is over once nobody drains any more."""
@@ -388,5 +387,5 @@ class Workers:
 
     def _close_orphans(self) -> None:
         for descriptor in self._orphans:
-            os.close(descriptor)
+            self._listener.turn_away(descriptor)
         self._orphans.clear()

@@ -107,6 +107,7 @@ class LiteRtSession:
         accelerator: Accelerator,
     ) -> None:
         self._lock = threading.Lock()
+        self._told = ""
         self._variant = variant.id
         # The interpreter points into these bytes without owning them.
         self._keep: tuple[Any, ...] = (model, interpreter)
@@ -157,13 +158,18 @@ class LiteRtSession:
             try:
                 values: dict[str, Tensor] = runner(**ready)
             except (RuntimeError, ValueError) as reason:
-                text = _one_line(reason)
+                text = self._new(str(reason))
                 if "out of bounds" in text.lower() or "out of range" in text.lower():
                     raise InputError(
                         f"variant {self._variant}: the model refuses this input ({text})"
                     ) from None
                 raise DeviceError(f"variant {self._variant}: LiteRT failed ({text})") from None
         return values
+
+    def _new(self, text: str) -> str:
+        """What the engine says now. It repeats all that it ever said, of others' inputs, too."""
+        before, self._told = self._told, text
+        return _one_line(text[len(before) :] if text.startswith(before) else text)
 
     def close(self) -> None:
         """See `Session`."""
@@ -232,5 +238,5 @@ def _accelerate(
     )
 
 
-def _one_line(reason: BaseException) -> str:
+def _one_line(reason: BaseException | str) -> str:
     return " ".join(str(reason).split())[:300] or type(reason).__name__

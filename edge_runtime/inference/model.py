@@ -42,11 +42,16 @@ class Model:
         """The answer to a text, or the answers to a list of texts, in order.
 
         Raises:
-            InputError: a text that is too long or not valid Unicode.
+            InputError: no text and no list of texts, or a text that is too long or not valid
+                Unicode.
             DeviceError: the engine failed.
         """
         if isinstance(text, str):
             return self._pipeline((text,))[0]
+        given: object = text
+        if not isinstance(given, (list, tuple)):
+            found = "None" if given is None else type(given).__name__
+            raise InputError(f"expected a text or a list of texts, found {found}")
         return self._pipeline(text)
 
     @property

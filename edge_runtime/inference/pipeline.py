@@ -139,10 +139,13 @@ class Pipeline:
         """The model's outputs for tensors that match the manifest's inputs; no steps are applied.
 
         Raises:
-            InputError: a tensor is missing or unknown, or its dtype or shape is wrong.
+            InputError: a tensor is missing or unknown, its dtype or shape is wrong, or it holds
+                what is no token id.
             DeviceError: the engine failed.
         """
         sizes = check_feeds(self.manifest.inputs, feeds)
+        if "input_ids" in feeds:
+            self._tokenize.check_ids(np.asarray(feeds["input_ids"]))
         length = sizes.get("sequence", 0)
         padded = fit(length, self._session.lengths) if length else length
         if padded is None:

@@ -136,8 +136,8 @@ class Release:
 class Desired:
     """What the operator wants of one device. Repeating it changes nothing.
 
-    `release` None means: no bundle is wanted. `attempt` raised by the operator lets a bundle be
-    tried again that was refused before.
+    `release` None, an explicit null on the wire, means: no bundle is wanted. `attempt` raised by
+    the operator lets a bundle be tried again that was refused before.
     """
 
     revision: int
@@ -148,8 +148,12 @@ class Desired:
     def from_bytes(cls, data: bytes) -> Desired:
         """Of a retained `desired`."""
         f = open_message(data, "desired")
+        revision = f.integer("revision")
+        if "release" not in f:
+            # A message cut short must not take a device's bundle away: nobody asked for that.
+            f.fault(f"{f.where}: release is missing, expected an object, or null for no bundle")
         return cls(
-            revision=f.integer("revision"),
+            revision=revision,
             release=Release.parse(f.object("release")) if f.present("release") else None,
             attempt=f.integer("attempt", 0),
         )

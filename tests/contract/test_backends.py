@@ -198,9 +198,23 @@ def test_a_token_outside_the_vocabulary_is_refused_and_the_next_request_runs(
     pipeline: Pipeline, token: int
 ) -> None:
     before = pipeline.run(tensors())["logits"]
-    with pytest.raises(InputError, match=r"variant float: the model refuses|the engine takes"):
+    with pytest.raises(InputError, match=f"input_ids: holds {token}, which is no token"):
         pipeline.run(tensors(first=token))
     np.testing.assert_array_equal(pipeline.run(tensors())["logits"], before)
+
+
+def test_what_an_engine_says_of_one_request_is_not_told_to_the_next(pipeline: Pipeline) -> None:
+    session, told = pipeline._session, []
+    length = session.lengths[0] if session.lengths else 12
+    before = session.run(tensors(length))["logits"]
+    for token in (1_111_111, 2_222_222, 3_333_333):
+        with pytest.raises(InputError, match="variant float: the model refuses") as caught:
+            session.run(tensors(length, first=token))
+        told.append(str(caught.value))
+    assert "1111111" not in told[1] + told[2]
+    assert "2222222" not in told[2]
+    assert len({len(text) for text in told}) == 1, told
+    np.testing.assert_array_equal(session.run(tensors(length))["logits"], before)
 
 
 @pytest.mark.parametrize(

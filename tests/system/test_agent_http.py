@@ -114,14 +114,17 @@ def test_health_and_metadata_follow_the_protocol(device: Agent) -> None:
         ({"inputs": [TEXT, TEXT]}, "share a name"),
         ({"inputs": [TEXT], "id": 5}, "id must be a string"),
         ({"inputs": [{**TEXT, "name": "txt"}]}, "'txt' is not known"),
-        ({"inputs": [TEXT, IDS]}, "'text' is not known|not known"),
+        ({"inputs": [TEXT, IDS]}, "input text stands alone, found input_ids beside it"),
+        ({"inputs": [TEXT, {**TEXT, "name": "zz"}]}, "inputs[1]: input 'zz' is not known"),
         ({"inputs": [{**TEXT, "datatype": "STRING"}]}, "expected one of BOOL"),
         ({"inputs": [{**TEXT, "datatype": "INT8"}]}, "must be of datatype BYTES"),
         ({"inputs": [{**TEXT, "shape": [2]}]}, "means 2 values, data holds 1"),
         ({"inputs": [{**TEXT, "shape": [1, 2]}]}, "shape [n]"),
         ({"inputs": [{**TEXT, "shape": [0], "data": []}]}, "0 texts"),
         ({"inputs": [{**TEXT, "shape": [-1]}]}, "must hold sizes"),
-        ({"inputs": [{**TEXT, "data": [5]}]}, "must be a string"),
+        ({"inputs": [{**TEXT, "data": [5]}]}, "data[0] must be a string, found 5"),
+        ({"inputs": [{**IDS, "data": [2, 9, 4_000]}, MASK]}, "holds 4000, which is no token"),
+        ({"inputs": [{**IDS, "data": [2, -9, 3]}, MASK]}, "holds -9, which is no token"),
         ({"inputs": [{**TEXT, "data": ["\ud800"]}]}, "not valid JSON"),
         ({"inputs": [{**TEXT, "shape": [65], "data": ["a"] * 65}]}, "expected"),
         ({"inputs": [{**TEXT, "data": ["x" * 5000]}]}, "4096"),
@@ -150,7 +153,7 @@ def test_a_wrong_request_gets_400_and_one_sentence(device: Agent, body: Any, say
 @pytest.mark.parametrize(
     ("method", "path", "status", "says"),
     [
-        ("GET", "/", 404, "starts at /v2"),
+        ("GET", "/", 404, "no such path: /; the API starts at /v2"),
         ("GET", "/v2/models/other", 404, "'other' is not served"),
         ("POST", "/v2/models/other/infer", 404, "'other' is not served"),
         ("POST", "/v2/models/tiny/versions/9.9.9/infer", 404, "'9.9.9'"),
@@ -178,16 +181,51 @@ def test_after_all_that_it_still_serves_without_a_restart(device: Agent) -> None
     assert "Traceback" not in device.log
 
 
-def test_before_any_bundle_a_client_is_refused_and_the_agent_waits(
+def test_before_any_bundle_a_client_is_told_so_and_the_agent_waits(
     tmp_path: Path, broker: str, op: Operator
 ) -> None:
     op.desire(None)
     with agent(tmp_path, broker=broker) as running:
         wait_for("online", lambda: op.online)
-        with pytest.raises(ConnectionRefusedError):
-            running.call("GET", "/v2/health/live")
+        assert running.call("GET", "/v2/health/live") == (200, {"live": True})
+        told = 503, {"error": "no bundle serves on this device now"}
+        assert running.call("GET", "/v2/health/ready") == told
+        assert running.call("POST", INFER, b" " * 300_000) == told
         assert op.reported is None or op.reported.active is None
         assert "no bundle serves" in op.ask("early", "text").error
+
+
+def test_from_start_to_bundle_and_back_no_client_is_refused(
+    tmp_path: Path, broker: str, op: Operator
+) -> None:
+    release = op.publish(made(tmp_path))
+    with agent(tmp_path, broker=broker) as running:
+        wait_for("the door is answered", lambda: "started" in running.log)
+        statuses: set[int] = set()
+        failures: list[str] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                try:
+                    statuses.add(running.call("POST", INFER, texts_request("mail"))[0])
+                except (OSError, ValueError) as reason:
+                    failures.append(repr(reason))
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        wait_for("live", lambda: running.call("GET", "/v2/health/live")[0] == 200)
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            op.deploy(release)
+            wait_for("it serves", running.ready)
+            op.desire(None)
+            wait_for("it does not", lambda: not running.ready())
+        done.set()
+        for thread in threads:
+            thread.join(20)
+        assert (statuses, failures) == ({200, 503}, [])
+        assert running.call("GET", "/v2/health/live") == (200, {"live": True})
 
 
 def test_a_killed_worker_is_replaced_and_clients_wait_in_between(tmp_path: Path) -> None:
@@ -236,6 +274,41 @@ def test_it_serves_again_after_a_power_cut_without_being_told(tmp_path: Path) ->
         running.process.kill()
     with agent(tmp_path, settings=QUICK + '[broker]\nurl = "mqtt://127.0.0.1:9"\n') as running:
         wait_for("serves", running.ready)
+
+
+def test_a_bundle_that_cannot_be_installed_takes_nothing_from_one_on_trial(
+    tmp_path: Path,
+) -> None:
+    journal = tmp_path / "state" / "journal.json"
+    settings = "[update]\nrestart_s = 0.1\ntrial_s = 600.0\nmax_boots = 9\n"
+    for version in ("1.0.0", "2.0.0"):
+        with agent(tmp_path, bundle=made(tmp_path, version), settings=settings) as running:
+            path = f"/v2/models/tiny/versions/{version}"
+            wait_for("it serves", lambda: running.call("GET", path)[0] == 200)  # noqa: B023
+            wait_for("it is on trial", lambda: json.loads(journal.read_bytes())["state"] == "trial")
+    before = journal.read_bytes()
+    found = json.loads(before)
+    assert (found["state"], found["active"]["version"]) == ("trial", "2.0.0")
+    damaged = made(tmp_path, "3.0.0", replace={"model-int8.onnx": b"new on this device"})
+    other = made(tmp_path, "4.0.0", profile="raspberry-pi-5")
+    (damaged / "model-int8.onnx").write_bytes(b"spoilt")
+    for bundle, code, says in (
+        (tmp_path / "nope.edge", 1, "no such folder or .edge file"),
+        (tmp_path / "agent.toml", 3, "agent.toml"),
+        (damaged, 3, "model-int8.onnx"),
+        (other, 1, "made for profile raspberry-pi-5"),
+    ):
+        with agent(tmp_path, bundle=bundle, serving=False, settings=settings) as running:
+            assert running.process.wait(20) == code
+        last = running.log.splitlines()[-1]
+        assert last.startswith("edge-agent: ")
+        assert says in last
+        assert journal.read_bytes() == before
+    assert "worker started" not in running.log.rpartition("edge-agent: bundle")[2]
+    arguments = settings + '[broker]\nurl = "mqtt://127.0.0.1:9"\n'
+    with agent(tmp_path, settings=arguments) as running:
+        wait_for("serves", running.ready)
+        assert running.call("GET", "/v2/models/tiny/versions/2.0.0")[0] == 200
 
 
 def test_texts_over_mqtt_are_answered(tmp_path: Path, broker: str, op: Operator) -> None:

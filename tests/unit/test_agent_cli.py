@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.agent.cli import main
+from edge_runtime.agent.state_folder import Hold
 from tests.fakes.operators import ESCAPES, clean
 from tests.fakes.tiny import LABELS, tiny_folder, variant_json
 
@@ -56,6 +57,9 @@ def test_infer_answers_strings_and_objects_line_by_line(
     assert main(["infer", str(bundle), "--input", str(lines)]) == 0
     label, score, text = capsys.readouterr().out.splitlines()[1].split("\t")
     assert (label in LABELS, 0 < float(score) <= 1, text) == (True, True, "a puzzle game")
+    lines.write_text(json.dumps("mail " * 200))
+    assert main(["infer", str(bundle), "--input", str(lines)]) == 0
+    assert capsys.readouterr().out.endswith("\t(cut: longer than the model reads)\n")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +182,20 @@ def test_run_without_bundle_or_broker_says_how_to_get_one(config: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_second_agent_on_one_state_folder_is_refused_and_check_says_so(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = config.parent / "state"
+    says = f"state folder {state} is in use by another agent (process {os.getpid()})"
+    hold = Hold(state)
+    done = agent("run", "--config", str(config), "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"edge-agent: {says}\n")
+    assert [path.name for path in state.iterdir()] == ["lock"]
+    assert main(["check", "--config", str(config)]) == 1
+    assert f"FAILED  state: {says}" in capsys.readouterr().out
+    hold.close()
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
@@ -204,7 +222,14 @@ def test_usage_is_exit_code_2_and_help_has_examples(capsys: pytest.CaptureFixtur
             main(arguments)
         assert caught.value.code == 2
     capsys.readouterr()
+    for verb in ("run", "infer", "check"):
+        for arguments in (["--help"], [verb, "--help"]):
+            with pytest.raises(SystemExit) as caught:
+                main(arguments)
+            assert caught.value.code == 0
+            assert f"examples:\n  edge-agent {verb} " in capsys.readouterr().out.replace(
+                "examples:\n  edge-agent infer", f"examples:\n  edge-agent {verb}"
+            )
     with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
-    assert "edge-agent run --config agent.toml" in capsys.readouterr().out
+        main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out.split()[0]) == (0, "edge-agent")

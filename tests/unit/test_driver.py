@@ -176,6 +176,16 @@ def test_a_desired_state_that_gives_a_chunk_two_sizes_is_refused(fleet: Fleet) -
     assert device.status.state == "idle"
 
 
+def test_a_desired_state_without_a_release_takes_no_bundle_away(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    fleet.update(device, V1)
+    before = device.driver.status
+    device.driver.desired(b'{"format":1,"revision":9}', fleet.now_s)
+    assert (device.driver.status, device.serving) == (before, V1.digest)
+    device.driver.desired(b'{"format":1,"release":null,"revision":9}', fleet.now_s)
+    assert (device.driver.status.active, device.serving) == (None, None)
+
+
 def test_a_manifest_whose_chunks_are_another_file_is_refused(fleet: Fleet) -> None:
     entry = V1.manifest.file("model.onnx")
     data = V1.bytes.replace(f'"sha256":"{entry.sha256}"'.encode(), b'"sha256":"%s"' % (b"0" * 64))

@@ -113,7 +113,7 @@ def test_a_release_with_the_largest_manifest_fits_a_message() -> None:
 
 def test_no_release_means_that_no_bundle_is_wanted() -> None:
     assert Desired.from_bytes(Desired(1, None).to_bytes()) == Desired(1, None, 0)
-    assert Desired.from_bytes(b'{"revision": 1}') == Desired(1, None, 0)
+    assert Desired.from_bytes(b'{"revision":1,"release":null}') == Desired(1, None, 0)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,7 @@ def test_no_release_means_that_no_bundle_is_wanted() -> None:
     [
         (Desired, b"{}", "desired: revision is missing"),
         (Desired, b'{"revision":-1}', "revision is -1"),
+        (Desired, b'{"format":1,"revision":1}', "desired: release is missing, expected an object"),
         (Desired, b'{"revision":1,"release":[]}', "release must be an object"),
         (Desired, b'{"revision":1,"release":{}}', "desired.release: manifest is missing"),
         (Online, b'{"online":1}', "online must be true or false"),

@@ -91,6 +91,7 @@ class Tokenize:
                 f"step tokenize: {options.file} cannot be used ({_one_line(reason)})"
             ) from None
         self._encode = inner.encode
+        self._token = inner.id_to_token
 
     def __call__(self, text: str) -> Tokens:
         """Token ids of `text`; of an empty text without special tokens, one padding token.
@@ -118,6 +119,22 @@ class Tokenize:
         if not ids:
             return Tokens([self.options.pad_id], False)
         return Tokens(ids, len(ids) == self.max_length and bool(encoding.overflowing))
+
+    def check_ids(self, ids: Tensor) -> None:
+        """Whether token ids that a client made itself can be some.
+
+        Engines tell it each in its own way, or read the embeddings from the end.
+
+        Raises:
+            InputError: one is negative, or beyond every token.
+        """
+        low, high = int(ids.min()), int(ids.max())
+        known = low >= 0 and (
+            high == self.options.pad_id or (high < 1 << 32 and self._token(high) is not None)
+        )
+        if not known:
+            wrong = low if low < 0 else high
+            raise InputError(f"input input_ids: holds {wrong}, which is no token of this model")
 
     def feeds(self, rows: Sequence[Tokens], length: int) -> dict[str, Tensor]:
         """The model's inputs for `rows`, int64, shape (len(rows), length), padded on the right."""
