@@ -58,7 +58,7 @@ class SlowAgent(Agent):
     def __init__(self, folder: Path, settings: str, manager: Path) -> None:
         (folder / "agent.toml").write_text(settings)
         self.log_path = folder / "agent.log"
-        environment = {"NOTIFY_SOCKET": str(manager), "WATCHDOG_USEC": "2000000"}
+        environment = {"NOTIFY_SOCKET": str(manager), "WATCHDOG_USEC": "6000000"}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SLOW_DISK, str(folder / "agent.toml")],
@@ -164,10 +164,10 @@ def test_an_update_on_a_slow_disk_takes_nobody_s_turn(
         wait_for("the update is active", installed)
         took_s = time.monotonic() - begun_s
         assert before == [worker]
-        assert took_s > 6.0, "the disk was not slow: nothing was tested"
+        assert took_s > 7.0, "the disk was not slow: nothing was tested"
         assert answered >= 3
-        assert len(op.telemetry) - told >= took_s / 2
-        assert manager.longest_s(begun_s) < 2.0
+        assert len(op.telemetry) - told >= took_s / 3  # one a second, where nothing else is slow
+        assert manager.longest_s(begun_s) < 6.0  # as long as systemd waits here; no turn is took_s
         assert "hangs" not in running.log
         assert "worker failed" not in running.log
 
