@@ -17,6 +17,7 @@ from pathlib import Path
 from converters.cache import default_folder
 from edge_runtime.errors import EdgeError, exit_code
 from edge_runtime.text import MAX_ERROR, plain
+from edge_runtime.version import VersionAction
 
 PROG = "edge-convert"
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_Version, help="show the release and end")
+    top.add_argument("--version", action=VersionAction, help="show the release and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     run = _verb(
@@ -143,26 +144,6 @@ def _verb(
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-class _Version(argparse.Action):
-    """Argparse's own wants the release before anybody asks, which costs every start."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"{PROG} {_release()}")
-        parser.exit()
-
-
-def _release() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("edge-runtime")
-    except PackageNotFoundError:  # a checkout that nothing installed
-        return "unknown"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edge_runtime.errors import EdgeError, exit_code
 from edge_runtime.text import MAX_ERROR, plain
+from edge_runtime.version import VersionAction, release
 
 PROG = "edge-agent"
 
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_Version, help="show the release and end")
+    top.add_argument("--version", action=VersionAction, help="show the release and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     run = verbs.add_parser(
@@ -167,31 +168,11 @@ def _run(arguments: argparse.Namespace) -> int:
         from edge_runtime.link.mqtt import connector as mqtt
 
         connector = mqtt(config.broker)
-    supervisor = Supervisor(config, _release(), connector)
+    supervisor = Supervisor(config, release() or "0", connector)
     if arguments.json:
         print(json.dumps({"port": supervisor.port, "pid": os.getpid()}), flush=True)
     supervisor.run(arguments.bundle)
     return 0
-
-
-class _Version(argparse.Action):
-    """Argparse's own wants the release before anybody asks, which costs every start."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"{PROG} {_release()}")
-        parser.exit()
-
-
-def _release() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("edge-runtime")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _infer(arguments: argparse.Namespace) -> int:

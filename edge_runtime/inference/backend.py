@@ -205,3 +205,8 @@ def cast(name: str, value: Tensor, dtype: np.dtype[Any]) -> Tensor:
         if low < info.min or high > info.max:
             raise InputError(f"input {name}: holds {low}..{high}, the engine takes {dtype}")
     return np.ascontiguousarray(value, dtype=dtype)
+
+
+def one_line(reason: BaseException | str) -> str:
+    """What an engine or a library said, without line breaks, cut at 300 characters."""
+    return " ".join(str(reason).split())[:300] or type(reason).__name__

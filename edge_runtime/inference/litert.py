@@ -19,7 +19,14 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.errors import DeviceError, IncompatibleError, InputError
-from edge_runtime.inference.backend import EngineOptions, Tensor, agree, cast, merge_options
+from edge_runtime.inference.backend import (
+    EngineOptions,
+    Tensor,
+    agree,
+    cast,
+    merge_options,
+    one_line,
+)
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 
@@ -53,7 +60,7 @@ class LiteRtBackend:
             except ModuleNotFoundError:
                 continue
             except Exception as reason:  # a wheel for another numpy raises what it likes
-                reasons.append(f"{package} cannot be imported: {_one_line(reason)}")
+                reasons.append(f"{package} cannot be imported: {one_line(reason)}")
         why = "; ".join(reasons) or f"none of {', '.join(self._candidates)} is installed"
         return f'no LiteRT engine ({why}); install it with pip install "edge-runtime[litert]"'
 
@@ -88,7 +95,7 @@ class LiteRtBackend:
             raise DeviceError(f"variant {variant.id}: not enough memory to load it") from None
         except Exception as reason:
             raise IncompatibleError(
-                f"variant {variant.id}: {package} cannot load {variant.file} ({_one_line(reason)})"
+                f"variant {variant.id}: {package} cannot load {variant.file} ({one_line(reason)})"
             ) from None
         return LiteRtSession(interpreter, model, manifest, variant, accelerator)
 
@@ -118,7 +125,7 @@ class LiteRtSession:
             inputs, outputs = first.get_input_details(), first.get_output_details()
         except (ValueError, RuntimeError) as reason:
             raise IncompatibleError(
-                f"variant {variant.id}: {variant.file} cannot be prepared ({_one_line(reason)})"
+                f"variant {variant.id}: {variant.file} cannot be prepared ({one_line(reason)})"
             ) from None
         self.inputs: tuple[TensorSpec, ...] = agree(
             variant, "inputs", manifest.inputs, _tensors(inputs), exactly=True
@@ -169,7 +176,7 @@ class LiteRtSession:
     def _new(self, text: str) -> str:
         """What the engine says now. It repeats all that it ever said, of others' inputs, too."""
         before, self._told = self._told, text
-        return _one_line(text[len(before) :] if text.startswith(before) else text)
+        return one_line(text[len(before) :] if text.startswith(before) else text)
 
     def close(self) -> None:
         """See `Session`."""
@@ -229,14 +236,10 @@ def _accelerate(
     try:
         delegate = module.load_delegate(library, given)
     except Exception as reason:
-        degraded = f"delegate {library} did not start ({_one_line(reason)}); the CPU runs instead"
+        degraded = f"delegate {library} did not start ({one_line(reason)}); the CPU runs instead"
         return [], Accelerator(
             variant.id, f"litert: {library}", f"{package} {version}: cpu", degraded
         )
     return [delegate], Accelerator(
         variant.id, f"litert: {library}", f"{package} {version}: {library}"
     )
-
-
-def _one_line(reason: BaseException | str) -> str:
-    return " ".join(str(reason).split())[:300] or type(reason).__name__

@@ -17,9 +17,16 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.errors import DeviceError, IncompatibleError, InputError
-from edge_runtime.inference.backend import EngineOptions, Tensor, agree, cast, merge_options
+from edge_runtime.inference.backend import (
+    EngineOptions,
+    Tensor,
+    agree,
+    cast,
+    merge_options,
+    one_line,
+)
 from edge_runtime.inference.onnx_wire import external_tensors
-from edge_runtime.inference.ort_providers import CPU, one_line, start
+from edge_runtime.inference.ort_providers import CPU, start
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 

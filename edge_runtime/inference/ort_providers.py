@@ -18,7 +18,7 @@ from typing import Any
 from edge_runtime.bundle.manifest import Variant
 from edge_runtime.errors import DeviceError, IncompatibleError
 from edge_runtime.fields import Json
-from edge_runtime.inference.backend import EngineOptions
+from edge_runtime.inference.backend import EngineOptions, one_line
 from edge_runtime.messages.fleet import Accelerator
 
 CPU = "CPUExecutionProvider"
@@ -103,8 +103,3 @@ def _provider_options(options: EngineOptions, provider: str) -> dict[str, str]:
     """Options of a provider, from the profile only: they name libraries and folders."""
     value: Json = options.own.get(provider, {})
     return {key: str(v) for key, v in value.items()} if isinstance(value, Mapping) else {}
-
-
-def one_line(reason: BaseException) -> str:
-    """What an engine said, without line breaks and colours, cut at 300 characters."""
-    return " ".join(str(reason).split())[:300] or type(reason).__name__

@@ -7,7 +7,6 @@ library's own thread pool would take cores that the profile gave to others.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.fields import Fields
-from edge_runtime.inference.backend import Tensor
+from edge_runtime.inference.backend import Tensor, one_line
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 MAX_LENGTH = 8192
@@ -88,7 +87,7 @@ class Tokenize:
             if not _is_panic(reason):
                 raise
             raise IncompatibleError(
-                f"step tokenize: {options.file} cannot be used ({_one_line(reason)})"
+                f"step tokenize: {options.file} cannot be used ({one_line(reason)[:200]})"
             ) from None
         self._encode = inner.encode
         self._token = inner.id_to_token
@@ -114,7 +113,7 @@ class Tokenize:
                 raise
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise InputError("text: not valid Unicode (half of a surrogate pair)") from None
-            raise InputError(f"text: cannot be tokenized ({_one_line(reason)})") from None
+            raise InputError(f"text: cannot be tokenized ({one_line(reason)[:200]})") from None
         ids: list[int] = encoding.ids
         if not ids:
             return Tokens([self.options.pad_id], False)
@@ -162,7 +161,3 @@ class Tokenize:
 def _is_panic(reason: BaseException) -> bool:
     """Whether the library refused; its crashes inside are no Exception, but are told like one."""
     return isinstance(reason, Exception) or type(reason).__name__ == "PanicException"
-
-
-def _one_line(reason: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(reason))[:200] or type(reason).__name__
