@@ -19,6 +19,10 @@ class UntrustedError(EdgeError):
     """The bundle or message is not to be believed. Never retry."""
 
 
+class MetadataError(EdgeError):
+    """The repository's signed metadata is stale, mixed or forged. Ask another source, or later."""
+
+
 class IncompatibleError(EdgeError):
     """Genuine, but not for this device. Tell the fleet."""
 
@@ -33,4 +37,4 @@ class DeviceError(EdgeError):
 
 def exit_code(error: EdgeError) -> int:
     """Exit code of a command that ends with `error`: 3 for untrusted, else 1 (2 is for usage)."""
-    return 3 if isinstance(error, UntrustedError) else 1
+    return 3 if isinstance(error, UntrustedError | MetadataError) else 1

@@ -42,15 +42,16 @@ class Topics:
     """Topic names under a prefix.
 
     Raises:
-        InputError: the prefix holds a wildcard or an empty level.
+        InputError: the prefix holds a wildcard, an empty level, or what cannot be printed.
     """
 
     prefix: str = DEFAULT_PREFIX
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^+#/\s\0]{1,64}(/[^+#/\s\0]{1,64}){0,7}", self.prefix):
+        form = r"[^+#/\s\0]{1,64}(/[^+#/\s\0]{1,64}){0,7}"
+        if not (re.fullmatch(form, self.prefix) and self.prefix.isprintable()):
             raise InputError(
-                f"topic prefix {self.prefix!r}: expected levels parted by single slashes, "
+                f"topic prefix {self.prefix[:80]!r}: expected levels parted by single slashes, "
                 "without + or #"
             )
 
@@ -61,7 +62,9 @@ class Topics:
             InputError: `device` is not a device id.
         """
         if device != "+" and not re.fullmatch(DEVICE_ID, device):
-            raise InputError(f"device id {device!r}: expected up to 64 letters, digits, '-' or '_'")
+            raise InputError(
+                f"device id {device[:80]!r}: expected up to 64 letters, digits, '-' or '_'"
+            )
         return f"{self.prefix}/device/{device}/{what}"
 
     def infer(self, device: str, request: str = "+") -> str:
@@ -84,7 +87,9 @@ class Topics:
 
     def _check_request(self, request: str) -> None:
         if request != "+" and not re.fullmatch(REQUEST_ID, request):
-            raise InputError(f"request {request!r}: expected up to 64 letters, digits, '-' or '_'")
+            raise InputError(
+                f"request {request[:80]!r}: expected up to 64 letters, digits, '-' or '_'"
+            )
 
     def metadata(self, file: str) -> str:
         """`<prefix>/repo/metadata/<file>`; `+` as file subscribes to all of them.
@@ -92,11 +97,15 @@ class Topics:
         Raises:
             InputError: `file` is more than one level, or holds a wildcard.
         """
-        if file != "+" and not re.fullmatch(r"[A-Za-z0-9@._-]{1,320}", file):
+        if file != "+" and not re.fullmatch(r"[A-Za-z0-9@%._-]{1,320}", file):
             raise InputError(
-                f"metadata file {file!r}: expected letters, digits, '@', '.', '-' or '_'"
+                f"metadata file {file[:80]!r}: expected letters, digits, '@', '%', '.', '-' or '_'"
             )
         return f"{self.prefix}/repo/metadata/{file}"
+
+    def is_metadata(self, topic: str) -> bool:
+        """Whether `topic` is that of a file of the repository's metadata."""
+        return topic.startswith(f"{self.prefix}/repo/metadata/")
 
     def chunk(self, sha256: str) -> str:
         """`<prefix>/repo/chunk/<sha256>`."""
@@ -129,5 +138,5 @@ class Topics:
             InputError: `token` is not a plain level.
         """
         if not re.fullmatch(REQUEST_ID, token):
-            raise InputError(f"fence {token!r}: expected up to 64 letters, digits, '-' or '_'")
+            raise InputError(f"fence {token[:80]!r}: expected up to 64 letters, digits, '-' or '_'")
         return f"{self.prefix}/fleet/fence/{token}"
