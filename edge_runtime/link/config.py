@@ -96,7 +96,7 @@ class BrokerConfig:
         Raises:
             InputError: a file is not what it should be.
         """
-        return _tls_context(self.ca_file, self.cert_file, self.key_file)
+        return client_context(self.ca_file, self.cert_file, self.key_file)
 
 
 def _split(url: str, faults: list[str]) -> SplitResult:
@@ -173,14 +173,19 @@ def _check_tls(
     faults += missing
     if tls and not missing and (cert_file is None) == (key_file is None):
         try:
-            _tls_context(ca_file, cert_file, key_file)
+            client_context(ca_file, cert_file, key_file)
         except InputError as error:
             faults.append(str(error))
 
 
-def _tls_context(
+def client_context(
     ca_file: Path | None, cert_file: Path | None, key_file: Path | None
 ) -> ssl.SSLContext:
+    """Verifies a server's certificate and name; TLS 1.2 or later.
+
+    Raises:
+        InputError: a file is not what it should be.
+    """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (ssl.SSLError, OSError) as reason:

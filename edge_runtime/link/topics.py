@@ -11,7 +11,7 @@ def check_topic(topic: str) -> None:
     """Raises InputError unless `topic` may be published to."""
     _check_text(topic, "topic")
     if "+" in topic or "#" in topic:
-        raise InputError(f"topic {topic!r}: holds a wildcard, expected one exact topic")
+        raise InputError(f"topic {topic[:80]!r}: holds a wildcard, expected one exact topic")
 
 
 def check_filter(topic_filter: str) -> None:
@@ -20,20 +20,22 @@ def check_filter(topic_filter: str) -> None:
     levels = topic_filter.split("/")
     for index, level in enumerate(levels):
         if len(level) > 1 and ("+" in level or "#" in level):
-            raise InputError(f"topic filter {topic_filter!r}: {level!r} mixes text and wildcard")
+            raise InputError(
+                f"topic filter {topic_filter[:80]!r}: {level[:80]!r} mixes text and wildcard"
+            )
         if level == "#" and index != len(levels) - 1:
-            raise InputError(f"topic filter {topic_filter!r}: # must be the last level")
+            raise InputError(f"topic filter {topic_filter[:80]!r}: # must be the last level")
 
 
 def _check_text(text: str, kind: str) -> None:
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise InputError(f"{kind} {text!r}: not valid Unicode") from None
+        raise InputError(f"{kind} {text[:80]!r}: not valid Unicode") from None
     if not 1 <= size <= MAX_TOPIC_BYTES:
         raise InputError(f"{kind}: {size} bytes long, expected 1..{MAX_TOPIC_BYTES}")
     if "\0" in text:
-        raise InputError(f"{kind} {text!r}: holds a NUL character")
+        raise InputError(f"{kind} {text[:80]!r}: holds a NUL character")
 
 
 def matches(topic_filter: str, topic: str) -> bool:
