@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.bundle.manifest import NAME, Manifest, Variant
 from edge_runtime.errors import IncompatibleError, InputError
-from edge_runtime.fields import Fields, Json
+from edge_runtime.fields import MAX_DEPTH, MAX_SENTENCE, Fields, Json
+from edge_runtime.text import plain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +26,9 @@ else:
 
 MAX_PROFILE_BYTES = 256 << 10
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l")
+_KEY_PART = r"""(?:[\w-]+|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\n]*')[ \t]*\.[ \t]*"""
+_DEEP_KEY = re.compile(rf"(?<![\w\\-])(?:{_KEY_PART}){{{MAX_DEPTH}}}")
+"""A dotted key of so many parts, which costs tomllib the square of their number in memory."""
 SOURCELESS = ("name", "title", "sources")
 """Fields that need no entry in `sources`."""
 
@@ -53,7 +58,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """A board. `sha256` is of the file; `sources` maps a field to where its value stands."""
+    """A board. `sha256` is of the file; `sources` maps a field to where its value stands.
+
+    `tasks` is no field of the file: those that one device's configuration allows; none means any.
+    """
 
     name: str
     title: str
@@ -67,6 +75,7 @@ class DeviceProfile:
     budget: Budget
     sources: Mapping[str, str]
     sha256: str
+    tasks: tuple[str, ...] = ()
 
     def engine(self, backend: str) -> Engine | None:
         """The engine that runs `backend`, or None."""
@@ -76,30 +85,40 @@ class DeviceProfile:
         """The variants that this board may run, the bundle's preference kept.
 
         Raises:
-            IncompatibleError: made for another profile, or no variant fits; says why for each.
+            IncompatibleError: made for another profile or task, or no variant fits; says why for
+                each.
         """
         bundle = f"bundle {manifest.name} {manifest.version}"
         if manifest.profile != self.name:
             raise IncompatibleError(
                 f"{bundle}: made for profile {manifest.profile}, this device is {self.name}"
             )
-        reasons = {v.id: self._misfit(v) for v in manifest.variants}
+        if self.tasks and manifest.task not in self.tasks:
+            raise IncompatibleError(
+                f"{bundle}: task {manifest.task}, this device takes {', '.join(self.tasks)}"
+            )
+        reasons = {v.id: self._misfit(manifest, v) for v in manifest.variants}
         fitting = tuple(v for v in manifest.variants if reasons[v.id] is None)
         if not fitting:
             why = "; ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
             raise IncompatibleError(f"{bundle}: no variant fits profile {self.name} ({why})")
         return fitting
 
-    def _misfit(self, v: Variant) -> str | None:
+    def _misfit(self, manifest: Manifest, v: Variant) -> str | None:
         """Why `v` cannot run here, or None."""
         if self.engine(v.backend) is None:
             known = ", ".join(engine.backend for engine in self.engines)
             return f"needs backend {v.backend}, the profile has {known}"
         if v.needs.ram_bytes > self.ram_bytes:
             return f"needs {v.needs.ram_bytes} bytes of RAM, the board has {self.ram_bytes}"
+        # A manifest may repeat one small chunk until the file that it makes fills the memory.
+        others = {other.file for other in manifest.variants} - {v.file}
+        sizes = [entry.size_bytes for entry in manifest.files if entry.path not in others]
+        if max(sizes) > self.ram_bytes:
+            return f"has a file of {max(sizes)} bytes, the board has {self.ram_bytes} of RAM"
         missing = [name for name in v.needs.cpu_features if name not in self.cpu_features]
         if missing:
-            return f"needs CPU features {', '.join(missing)}"
+            return plain(f"needs CPU features {', '.join(missing)}", MAX_SENTENCE)
         return None
 
     @classmethod
@@ -178,9 +197,30 @@ def load_toml(data: bytes, max_bytes: int, where: str) -> dict[str, object]:
     if len(data) > max_bytes:
         raise InputError(f"{where}: {len(data)} bytes, at most {max_bytes} are accepted")
     try:
-        return tomllib.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        if _DEEP_KEY.search(text):
+            raise ValueError(f"a key of more than {MAX_DEPTH} parts")
+        value = tomllib.loads(text)
+        _check_depth(value)
     except (ValueError, RecursionError) as reason:  # TOMLDecodeError is a ValueError
-        raise InputError(f"{where}: not valid TOML ({reason})") from None
+        said = plain(f"{where}: not valid TOML ({reason}", MAX_SENTENCE)
+        raise InputError(f"{said})") from None
+    return value
+
+
+def _check_depth(value: dict[str, object]) -> None:
+    """As for JSON: whoever works with the value later may recurse."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for item in level for inner in _inside(item)]
+    if level:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _inside(value: object) -> Collection[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def profile_names() -> list[str]:

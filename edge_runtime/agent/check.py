@@ -44,7 +44,8 @@ def check(config: AgentConfig) -> list[Finding]:
         _api(config),
         Finding("broker", True if config.broker else None, broker),
         _first_bundle(config),
-        Finding("trust", None, "none: bundles are not signed, the broker decides what runs"),
+        _trust(config),
+        Finding("sources", True if config.sources else None, ", ".join(config.sources) or "none"),
     ]
 
 
@@ -101,3 +102,19 @@ def _first_bundle(config: AgentConfig) -> Finding:
     return Finding(
         "first bundle", path.exists(), str(path) if path.exists() else f"{path} is missing"
     )
+
+
+def _trust(config: AgentConfig) -> Finding:
+    """Whether there is a root to begin with; what it leads to is not asked here."""
+    if config.root is None:
+        text = "none: bundles are not signed, who writes to the broker decides what runs"
+        return Finding("trust", None, text)
+    from edge_runtime.update.trust.client import root_version
+
+    try:
+        version = root_version(config.root.read_bytes())
+    except OSError as reason:
+        return Finding("trust", False, f"{config.root}: cannot be read ({reason.strerror})")
+    except EdgeError as reason:
+        return Finding("trust", False, f"{config.root}: {reason}")
+    return Finding("trust", True, f"tuf, from root version {version} of {config.root}")

@@ -25,6 +25,8 @@ examples:
   edge-agent infer model.edge --input texts.jsonl
       answer each line, a JSON string or {"text": "…"}; no configuration needed
   echo '"a fast web server"' | edge-agent infer model.edge --input - --json
+  edge-agent install --config agent.toml /media/usb/edge debian-sections==1.1.0
+      bring in a release from a stick, signed like any other
   edge-agent check --config agent.toml
       is everything here that this device needs?
   edge-agent run --config agent.toml --bundle model.edge
@@ -61,6 +63,18 @@ examples:
   edge-agent infer model.edge --input - --variant ort-int8 --profile generic-x86_64
 
 for people a line is: label, score, the text, and a note where only its beginning was read.
+"""
+
+INSTALL_S = 600.0
+INSTALL_EPILOG = """\
+examples:
+  edge-agent install --config agent.toml /media/usb/edge debian-sections==1.1.0
+      out of a repository: what edge-fleet keeps in its folder repository/, on a stick
+  edge-agent install --config agent.toml debian-sections-1.1.0-raspberry-pi-5.edge
+      with trust "tuf" the release must be in signed metadata that this device can reach or has seen
+
+exit codes: 0 it serves, 1 it cannot be installed, 3 it is not to be trusted
+
 """
 
 CHECK_EPILOG = """\
@@ -106,6 +120,35 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--json", action="store_true", help="print where the API is, one line of JSON on stdout"
     )
+
+    install = verbs.add_parser(
+        "install",
+        help="install a bundle from a file, a folder or a stick",
+        description="Bring in a bundle on a board that nobody reaches from afar, through the same "
+        "checks as one over the broker: who signed it, every digest, the profile, the self-test. "
+        "An agent that runs takes it over without dropping a request; where none runs, the bundle "
+        "is tested here and serves from the next start on.",
+        epilog=INSTALL_EPILOG + CONFIG_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _config(install)
+    install.add_argument(
+        "path", type=Path, help="an .edge file, a bundle's folder, or a repository's folder"
+    )
+    install.add_argument(
+        "release",
+        nargs="?",
+        metavar="NAME==VERSION",
+        help="which release of a repository; not needed where it holds one for this profile",
+    )
+    install.add_argument(
+        "--timeout",
+        type=float,
+        default=INSTALL_S,
+        metavar="SECONDS",
+        help=f"give up after so long (default: {INSTALL_S:g})",
+    )
+    install.add_argument("--json", action="store_true", help="the result as JSON on stdout")
 
     infer = verbs.add_parser(
         "infer",
@@ -175,6 +218,29 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _install(arguments: argparse.Namespace) -> int:
+    from edge_runtime.agent import logs
+    from edge_runtime.agent.config import load_config
+    from edge_runtime.agent.install import install
+
+    config = load_config(arguments.config)
+    logs.configure("warning", process="install")
+    done = install(
+        config,
+        arguments.path,
+        arguments.release,
+        release() or "0",
+        arguments.timeout,
+        lambda state: print(f"{PROG}: {state}", file=sys.stderr),
+    )
+    if arguments.json:
+        print(json.dumps(done.as_json()))
+    else:
+        when = "serves now" if done.running else "passed its self-test, serves from the next start"
+        print(f"{done.bundle.name} {done.bundle.version} {when}")
+    return 0
+
+
 def _infer(arguments: argparse.Namespace) -> int:
     from edge_runtime.agent.infer import infer
 
@@ -206,6 +272,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
+    "install": _install,
     "infer": _infer,
     "check": _check,
 }

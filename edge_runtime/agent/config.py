@@ -2,8 +2,8 @@
 
 `load_config` is the way to make one. It reports every fault of file and environment in one go and
 says which of the two each came from; a key that it does not know is an error, with the nearest
-that it knows. Trust is never a default: until bundles can be signed the file must say
-`trust = "none"` in so many words.
+that it knows. Trust is never a default: the file says `trust = "tuf"` and names the fleet's root
+of trust, or it says `trust = "none"` in so many words.
 
 A variable is named after its key: `EDGE_AGENT_DEVICE_ID`, `EDGE_AGENT_BROKER_URL`,
 `EDGE_AGENT_API_PORT`. Relative paths stand relative to the file's folder.
@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import InputError
-from edge_runtime.fields import Fields
+from edge_runtime.fields import MAX_FAULTS, MAX_SENTENCE, Fields, all_of
 from edge_runtime.link import BrokerConfig
+from edge_runtime.link.address import parse_source
 from edge_runtime.messages.fleet import MAX_REQUEST_BYTES
 from edge_runtime.messages.topics import DEFAULT_PREFIX, DEVICE_ID, Topics
 from edge_runtime.profile import load_toml
+from edge_runtime.text import plain
 from edge_runtime.update.policy import Policy
 
 MAX_CONFIG_BYTES = 64 << 10
@@ -34,9 +36,13 @@ MIN_HANG_S = 5.0
 DRAIN_SLACK_S = 2.0
 """What a worker gets on top of `drain_s` before it is ended."""
 ENVIRONMENT = "EDGE_AGENT_"
+TRUST = ("tuf", "none")
+BROKER = "mqtt"
+"""The broker as a source of metadata and chunks."""
+MAX_SOURCES = 8
 TRUST_IS_MISSING = (
-    "trust is missing: bundles are not signed yet (that comes with a later version), so whoever "
-    'may write to the broker decides what this device runs; write trust = "none" to accept that'
+    'trust is missing, expected "tuf" with root = "root.json" (edge-fleet enroll writes both), or '
+    '"none": then whoever may write to the broker decides what this device runs'
 )
 
 _POLICY = {f.name: "integer" if isinstance(f.default, int) else "number"
@@ -47,6 +53,10 @@ KEYS: Mapping[str, Mapping[str, str]] = {
         "profile": "text",
         "state_dir": "text",
         "trust": "text",
+        "root": "text",
+        "sources": "texts",
+        "sources_ca": "text",
+        "tasks": "texts",
         "first_bundle": "text",
         "log_level": "text",
     },
@@ -118,13 +128,20 @@ class TelemetryConfig:
 class AgentConfig:
     """Everything that a person decides about one device. `broker` None: nobody to report to.
 
-    `profile` is a name, or the path of a .toml file.
+    `profile` is a name, or the path of a .toml file. With trust "tuf", `root` is the file of the
+    initial trusted root metadata. `sources` is where metadata and chunks come from, in order: the
+    broker, "mqtt", or URLs; `sources_ca` vouches for https ones in place of the system's
+    authorities. `tasks` are those that a bundle may be for; none means any.
     """
 
     device_id: str
     profile: str
     state_dir: Path
     trust: str
+    root: Path | None = None
+    sources: tuple[str, ...] = (BROKER,)
+    sources_ca: Path | None = None
+    tasks: tuple[str, ...] = ()
     first_bundle: Path | None = None
     log_level: str = "info"
     broker: BrokerConfig | None = None
@@ -152,7 +169,7 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Age
     sections = {name: _Section(name, raw, variables.get(name, {}), path, faults) for name in KEYS}
     config = _build(sections, path.parent, faults)
     if faults:
-        raise InputError("; ".join(faults))
+        raise InputError(all_of(faults))
     return config
 
 
@@ -175,9 +192,13 @@ class _Section:
         self._variables = Fields(variables, f"environment {upper}", InputError, faults)
         for key in KEYS[name]:
             self._file.present(key)
-        for key in self._file.unknown():
-            near = _nearest(key, [*KEYS[name], *([] if name else KEYS)])
-            faults.append(f"{self.where}: {key} is not a setting{near}")
+        unknown = self._file.unknown()
+        for key in unknown[:MAX_FAULTS]:  # To look for the nearest takes a while.
+            known = [*KEYS[name], *(table for table in KEYS if table and not name)]
+            near = _nearest(key[:MAX_SENTENCE], known)
+            faults.append(plain(f"{self.where}: {key} is not a setting{near}", MAX_SENTENCE))
+        if len(unknown) > MAX_FAULTS:
+            faults.append(f"{self.where}: {len(unknown)} keys are no settings")
 
     def of(self, key: str) -> Fields:
         """Whichever of environment and file has `key`."""
@@ -194,6 +215,12 @@ class _Section:
     def required(self, key: str, **checks: Any) -> str:
         """A string that must be there."""
         return self.of(key).text(key, **checks)
+
+    def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        """A list of strings, or `default`."""
+        if not self.has(key):
+            return default
+        return self.of(key).texts(key, max_items=MAX_SOURCES, max_len=1024)
 
     def path(self, key: str, folder: Path) -> Path | None:
         """A path, relative to the file's folder."""
@@ -218,14 +245,8 @@ class _Section:
 
 def _build(sections: Mapping[str, _Section], folder: Path, faults: list[str]) -> AgentConfig:
     top, api = sections[""], sections["api"]
-    trust = top.text("trust")
-    if trust is None:
-        faults.append(f"{top.where}: {TRUST_IS_MISSING}")
-    elif trust != "none":
-        faults.append(
-            f'{top.where}: trust is {trust!r}, expected "none": '
-            "signed bundles come with a later version"
-        )
+    trust, root = _trust(top, folder, faults)
+    broker = _broker(sections["broker"], folder, faults)
     level = top.text("log_level", "info")
     if level not in ("debug", "info", "warning", "error"):
         faults.append(
@@ -242,16 +263,58 @@ def _build(sections: Mapping[str, _Section], folder: Path, faults: list[str]) ->
         device_id=top.required("device_id", pattern=DEVICE_ID),
         profile=profile,
         state_dir=top.path("state_dir", folder) or Path("/var/lib/edge-agent"),
-        trust=trust or "",
+        trust=trust,
+        root=root,
+        sources=_sources(top, sections["broker"].present, faults),
+        sources_ca=top.path("sources_ca", folder),
+        tasks=top.texts("tasks", ()),
         first_bundle=top.path("first_bundle", folder),
         log_level=level,
-        broker=_broker(sections["broker"], folder, faults),
+        broker=broker,
         prefix=_prefix(sections["broker"], faults),
         api=ApiConfig(host=api.text("host", "127.0.0.1"), **numbers),
         telemetry=TelemetryConfig(**sections["telemetry"].numbers(TelemetryConfig())),
         worker=worker,
         update=policy,
     )
+
+
+def _trust(top: _Section, folder: Path, faults: list[str]) -> tuple[str, Path | None]:
+    """What bundles are held to, and the root of it. Half of it is a fault, never less trust."""
+    trust, root = top.text("trust"), top.path("root", folder)
+    if trust is None:
+        faults.append(f"{top.where}: {TRUST_IS_MISSING}")
+    elif trust not in TRUST:
+        faults.append(f"{top.of('trust').where}: trust is {trust!r}, expected {' or '.join(TRUST)}")
+    elif trust == "tuf" and root is None:
+        faults.append(
+            f'{top.where}: trust is "tuf" but root is missing, expected the file of the fleet\'s '
+            "initial root metadata (edge-fleet enroll writes root.json)"
+        )
+    elif trust == "none" and root is not None:
+        faults.append(
+            f'{top.of("root").where}: root is given, but trust is "none": nothing uses it'
+        )
+    elif root is not None and not root.is_file():
+        faults.append(f"{top.of('root').where}: root {root} is no file")
+    return trust or "", root
+
+
+def _sources(top: _Section, broker: bool, faults: list[str]) -> tuple[str, ...]:
+    """In order, each once; the broker only where there is one."""
+    sources = top.texts("sources", (BROKER,) if broker else ())
+    where = top.of("sources").where
+    for source in sources:
+        if source != BROKER:
+            try:
+                parse_source(source)
+            except InputError as error:
+                faults.append(f"{where}: {error}")
+        elif not broker:
+            faults.append(f"{where}: sources names {BROKER!r}, but there is no [broker]")
+    if len(set(sources)) < len(sources):
+        faults.append(f"{where}: sources names one twice")
+    return sources
 
 
 def _broker(section: _Section, folder: Path, faults: list[str]) -> BrokerConfig | None:
@@ -309,7 +372,7 @@ def _worker_and_policy(
 
 def _policy(section: _Section, faults: list[str]) -> Policy:
     try:
-        return Policy(**section.numbers(Policy()))
+        return Policy(**section.numbers(Policy(), trial_p95_ms=0, trial_error_ratio=1e-6))
     except InputError as error:
         faults.append(f"{section.where}: {error}")
         return Policy()
@@ -331,12 +394,21 @@ def _variables(environment: Mapping[str, str], faults: list[str]) -> dict[str, d
             continue
         table, key, kind = known[name]
         try:
-            value = {"text": str, "integer": int, "number": float}[kind](text)
+            value = _FROM_TEXT[kind](text)
         except ValueError:
             faults.append(f"environment: {name} must be a number, found {text[:40]!r}")
             continue
         found.setdefault(table, {})[key] = value
     return found
+
+
+_FROM_TEXT: Mapping[str, Callable[[str], object]] = {
+    "text": str,
+    "texts": lambda text: [item.strip() for item in text.split(",") if item.strip()],
+    "integer": int,
+    "number": float,
+}
+"""A variable's value by the kind of its key; a list is parted by commas."""
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -36,7 +36,7 @@ def infer(
         EdgeError: bundle or input cannot be read, or a line is wrong; says which.
     """
     with _open(source) as lines, load(bundle, variant=variant, profile=profile) as model:
-        for number, text in _texts(lines, source):
+        for number, text in texts(lines, source):
             try:
                 result = model(text)
             except InputError as reason:
@@ -58,7 +58,7 @@ def _name(source: str) -> str:
     return "stdin" if source == "-" else source
 
 
-def _texts(lines: BinaryIO, source: str) -> Iterator[tuple[int, str]]:
+def texts(lines: BinaryIO, source: str) -> Iterator[tuple[int, str]]:
     """(line number, text) of every line that is not blank."""
     number = 0
     while True:

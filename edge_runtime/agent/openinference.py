@@ -32,10 +32,13 @@ from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fields import Fields, Json, decode_json
 from edge_runtime.inference.backend import Tensor
 from edge_runtime.inference.tasks.results import Classification, Embedding, Result
+from edge_runtime.text import plain
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+MAX_SHOWN = 200
+"""Of a path, in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +97,11 @@ class OpenInference:
             if match is None:
                 continue
             if request.method != method and (request.method, method) != ("HEAD", "GET"):
-                sentence = f"{request.method} is not allowed on {path}, expected {method}"
-                return error(405, sentence, Allow=method)
+                asked = plain(f"{request.method} is not allowed on {path}", MAX_SHOWN)
+                return error(405, f"{asked}, expected {method}", Allow=method)
             unknown = self._unknown_model(match.groups())
             return error(404, unknown) if unknown else self._guarded(act, request)
-        return error(404, f"no such path: {path[:200]}; the API starts at /v2")
+        return error(404, f"no such path: {plain(path, MAX_SHOWN)}; the API starts at /v2")
 
     def _unknown_model(self, groups: Sequence[str | None]) -> str:
         """Why the model of a path is not served here, or nothing."""

@@ -1,12 +1,14 @@
-"""What a worker is started with: one JSON argument, the descriptors it inherits among it."""
+"""What our own processes are started with: one JSON argument, inherited descriptors among it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edge_runtime.agent.config import ApiConfig, WorkerConfig
+from edge_runtime.fields import Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +36,29 @@ class Order:
         return cls(
             **value | {"api": ApiConfig(**value["api"]), "worker": WorkerConfig(**value["worker"])}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a notary is asked. `control` is its end of a socket pair.
+
+    `folder` is where it keeps trusted metadata, `root` the file of the initial trusted root,
+    `release` the message of a release, `ca` a file that vouches for https sources.
+    """
+
+    control: int
+    folder: str
+    root: str
+    release: Mapping[str, Json]
+    sources: tuple[str, ...]
+    ca: str | None
+
+    def to_argument(self) -> str:
+        """For `from_argument`, in another process."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_argument(cls, text: str) -> Question:
+        """Written by our own supervisor: trusted, but for the release."""
+        value = json.loads(text)
+        return cls(**value | {"sources": tuple(value["sources"])})

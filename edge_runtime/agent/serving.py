@@ -9,6 +9,7 @@ bounded, not at a request.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -16,12 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
+
 from edge_runtime.agent.tensors import MAX_TEXTS
 from edge_runtime.errors import DeviceError, EdgeError, InputError
 from edge_runtime.inference.backend import Tensor
 from edge_runtime.inference.pipeline import Pipeline, Turn, check_feeds
-from edge_runtime.inference.tasks.results import Result
-from edge_runtime.telemetry import Metrics
+from edge_runtime.inference.tasks.results import Embedding, Result
+from edge_runtime.telemetry import Metrics, Outcome
 
 T = TypeVar("T")
 
@@ -78,7 +81,8 @@ class Serving:
     """A pipeline behind a queue. Callable from any thread.
 
     `metrics` counts every inference asked for; an error in it is one of the device: overload or
-    an engine that failed, not a request that was wrong.
+    a bundle that failed, not a request that was wrong. What is no finite number is no answer: it
+    counts as a failure, here and not where it cannot be written.
     """
 
     def __init__(self, pipeline: Pipeline, max_waiting: int, metrics: Metrics) -> None:
@@ -95,12 +99,15 @@ class Serving:
         Raises:
             Busy: the queue is full.
             InputError: too many texts, or one that the task does not take.
-            DeviceError: the engine failed.
+            DeviceError: the engine failed, or gave something that is not a finite number.
         """
 
         def work(turn: Turn) -> list[Result]:
             _check_rows(len(texts))
-            return self.pipeline(texts, turn)
+            results = self.pipeline(texts, turn)
+            if not all(map(_finite, results)):
+                raise DeviceError("the model answers with a value that is not finite")
+            return results
 
         return self._run(work)
 
@@ -113,7 +120,11 @@ class Serving:
             length, most = sizes.get("sequence", 0), self.pipeline.max_length
             if length > most:
                 raise InputError(f"request: a sequence of {length}, at most {most} are taken")
-            return self.pipeline.run(feeds, turn)
+            values = self.pipeline.run(feeds, turn)
+            for name, value in values.items():
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
+                    raise DeviceError(f"output {name}: holds a value that is not finite")
+            return values
 
         return self._run(work)
 
@@ -128,7 +139,7 @@ class Serving:
             full = self._waiting > self._max_waiting
             self._waiting += not full
         if full:
-            self.metrics.record(latency_ms=0.0, queue_wait_ms=0.0, ok=False)
+            self.metrics.record(latency_ms=0.0, queue_wait_ms=0.0, outcome=Outcome.TURNED_AWAY)
             raise Busy(f"{self._max_waiting} requests are waiting already, try again soon")
         waits_s: list[float] = []
 
@@ -138,13 +149,13 @@ class Serving:
                 waits_s.append(waited_s)
                 yield
 
-        failed = True
+        outcome = Outcome.FAILED
         try:
             result = work(turn)
-            failed = False
+            outcome = Outcome.ANSWERED
             return result
         except InputError:
-            failed = False
+            outcome = Outcome.WRONG
             raise
         except MemoryError:
             raise DeviceError("the engine ran out of memory") from None
@@ -154,8 +165,14 @@ class Serving:
             self.metrics.record(
                 latency_ms=1000 * (time.monotonic() - asked_s),
                 queue_wait_ms=1000 * sum(waits_s),
-                ok=not failed,
+                outcome=outcome,
             )
+
+
+def _finite(result: Result) -> bool:
+    if isinstance(result, Embedding):
+        return bool(np.isfinite(result.vector).all())
+    return all(math.isfinite(score) for _, score in result.scores)
 
 
 def _check_rows(rows: int) -> None:

@@ -67,6 +67,27 @@ def holder(folder: Path) -> str:
         os.close(descriptor)
 
 
+def holder_pid(folder: Path) -> int | None:
+    """The process id of the agent that has `folder`, None where none has. Changes nothing.
+
+    Raises:
+        DeviceError: one has it, and does not say which process it is.
+    """
+    try:
+        descriptor = _open(folder, os.O_RDONLY)
+    except DeviceError:
+        return None
+    try:
+        if _locked(descriptor, fcntl.LOCK_SH, 0.0):
+            return None
+        found = _read_pid(descriptor)
+        if found is None:
+            raise DeviceError(_in_use(folder, descriptor))
+        return found
+    finally:
+        os.close(descriptor)
+
+
 def not_writable(folder: Path) -> str:
     """In a sentence, why nothing can be kept in `folder`; empty where it can."""
     existing = next((f for f in (folder, *folder.parents) if os.path.exists(f)), Path("/"))
@@ -77,7 +98,13 @@ def not_writable(folder: Path) -> str:
 
 def _open(folder: Path, flags: int) -> int:
     """The file to lock, or else the folder."""
-    for path, how in ((folder / LOCK, flags), (folder / LOCK, os.O_RDONLY), (folder, os.O_RDONLY)):
+    # The file is written to: a link in its place must not lead that elsewhere.
+    file = folder / LOCK
+    for path, how in (
+        (file, flags | os.O_NOFOLLOW | os.O_NONBLOCK),
+        (file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK),
+        (folder, os.O_RDONLY),
+    ):
         try:
             return os.open(path, how | os.O_CLOEXEC, 0o644)
         except OSError as reason:
@@ -109,10 +136,15 @@ def _write_pid(descriptor: int) -> None:
         return
 
 
-def _in_use(folder: Path, descriptor: int) -> str:
+def _read_pid(descriptor: int) -> int | None:
     try:
         found = os.pread(descriptor, 20, 0).decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
-        found = ""
-    who = f" (process {found})" if found.isdecimal() else ""
+        return None
+    return int(found) if found.isdecimal() else None
+
+
+def _in_use(folder: Path, descriptor: int) -> str:
+    found = _read_pid(descriptor)
+    who = f" (process {found})" if found is not None else ""
     return f"state folder {folder} is in use by another agent{who}"

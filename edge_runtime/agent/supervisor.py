@@ -21,25 +21,32 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from edge_runtime.agent.asks import Asks
 from edge_runtime.agent.config import AgentConfig
 from edge_runtime.agent.doorman import Doorman
+from edge_runtime.agent.given import Given
+from edge_runtime.agent.health import Recent
 from edge_runtime.agent.inbox import Allowance, Inbox
+from edge_runtime.agent.installer import Installer
 from edge_runtime.agent.notify import Notifier
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.reporting import Reporting
+from edge_runtime.agent.sources import MQTT, Broker, Sources, open_sources
 from edge_runtime.agent.state_folder import Hold, not_writable
+from edge_runtime.agent.trust import Trust
 from edge_runtime.agent.workers import Workers
-from edge_runtime.bundle.archive import Reader, open_bundle
 from edge_runtime.bundle.files import MAX_CHUNK_BYTES
-from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import DeviceError, EdgeError, InputError
+from edge_runtime.errors import DeviceError, EdgeError
 from edge_runtime.fields import Json
 from edge_runtime.link import Connector, Message
+from edge_runtime.link.address import TlsFiles
+from edge_runtime.link.metadata import Asking
+from edge_runtime.messages.fleet import Release
 from edge_runtime.messages.topics import Topics
 from edge_runtime.messages.worker import Answer
 from edge_runtime.profile import load_profile
@@ -52,12 +59,14 @@ FLUSH_S = 2.0
 MAX_SLEEP_S = 60.0
 MAX_REQUESTS = 128
 MAX_REQUESTS_BYTES = 8 << 20
+MAX_METADATA = 8
+MAX_METADATA_BYTES = 4 << 20
 
 
 class Supervisor:
     """One device. `run` returns when a signal, or `stop`, has ended it in order.
 
-    It is the update driver's host and transport, and hears from the workers.
+    It is the update driver's host, and hears from the workers and the sources.
 
     Raises:
         InputError: the profile or the API's address cannot be used.
@@ -68,7 +77,7 @@ class Supervisor:
         self, config: AgentConfig, version: str, connector: Connector | None = None
     ) -> None:
         self.config = config
-        self._profile = load_profile(config.profile)
+        self._profile = replace(load_profile(config.profile), tasks=config.tasks)
         self._topics = Topics(config.prefix)
         # Before anything there is read: two agents would undo each other's work.
         self._hold = Hold(config.state_dir)
@@ -79,9 +88,11 @@ class Supervisor:
         # All that is asked for at a time, and again after a reconnect.
         chunks = 2 * config.update.window
         self._chunks = Allowance(chunks, chunks * MAX_CHUNK_BYTES)
+        self._missing = Allowance(chunks, 0)
+        self._metadata = Allowance(MAX_METADATA, MAX_METADATA_BYTES)
         self._selector.register(self._inbox, selectors.EVENT_READ, self._on_inbox)
         self._notifier = Notifier()
-        self._stopping = False
+        self._stopping = self._knocked = False
         self._status: Status | None = None
         now_s = time.monotonic()
         order = Order(
@@ -95,25 +106,47 @@ class Supervisor:
             api=config.api,
             worker=config.worker,
         )
+        self._sources = Sources(
+            open_sources(
+                config.sources or (MQTT,),
+                Broker(self._subscribe_chunks, self._unsubscribe_chunks),
+                self._keep_chunk,
+                self._missing_chunk,
+                TlsFiles(config.sources_ca),
+            ),
+            self._ready,
+        )
+        self._trust = Trust(config, self._selector, self._authenticated)
         self._workers = Workers(order, self._listener, self._selector, self)
         try:
             self._driver = Driver(
                 config.state_dir,
                 self._profile,
-                self,
+                self._sources,
                 self,
                 config.update,
                 pulse=lambda: self._notifier.alive(time.monotonic()),
+                trust=config.trust,
             )
         except DeviceError as reason:
             raise DeviceError(not_writable(config.state_dir) or str(reason)) from None
+        self._installer = Installer(
+            config, self._profile, self._driver, self._trust.beside, self._install_event
+        )
         self._reporting = Reporting(config, self._profile.name, version, now_s)
+        self._recent = Recent(config.update.trial_s, config.update.trial_min_requests)
         self._asks: Asks | None = None
         if connector is not None:
             self._reporting.link = connector(
                 config.device_id, self._on_message, self._on_connection, will=self._reporting.will
             )
             self._asks = Asks(self._topics, self._reporting.link, self._workers.ask)
+            self._trust.asking = Asking(self._reporting.link, self._topics)
+
+    @property
+    def status(self) -> Status | None:
+        """How the update stands; None before `run`."""
+        return self._status
 
     @property
     def port(self) -> int:
@@ -122,8 +155,18 @@ class Supervisor:
 
     # The loop.
 
-    def run(self, bundle: Path | None = None) -> None:
+    def run(
+        self,
+        bundle: Path | None = None,
+        release: str | None = None,
+        over: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Until stopped. `bundle` is installed first, whatever the device has.
+
+        Args:
+            bundle: a bundle, or a repository's folder.
+            release: `NAME==VERSION` out of a repository.
+            over: asked after every turn of the loop; True ends it.
 
         Raises:
             InputError, UntrustedError, IncompatibleError: `bundle` is none, or not for this
@@ -133,12 +176,14 @@ class Supervisor:
         wakeup = self._catch_signals()
         try:
             # Before the driver starts: a mistyped name must leave no trace in the journal.
-            given = self._examined(bundle) if bundle is not None else None
+            given = self._installer.look_through(bundle, release) if bundle is not None else None
             self._begin(given)
-            while not self._stopping:
+            while not self._stopping and not over():
                 self._step()
             self._end()
         finally:
+            self._trust.stop()
+            self._sources.close()
             self._workers.kill()
             self._listener.close()
             self._restore_signals(wakeup)
@@ -151,37 +196,25 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _examined(self, bundle: Path) -> tuple[Reader, str]:
-        """The bundle and its manifest's digest; whatever of it is new here was read and checked.
-
-        Raises:
-            InputError, UntrustedError, IncompatibleError, DeviceError: as for `run`.
-        """
-        reader = open_bundle(bundle)
-        verified = verify(reader, files=False)
-        self._profile.fits(verified.manifest)
-        for entry in verified.manifest.files:
-            # Whole files grow this process's heap: at every start but the first none is read.
-            if self._driver.store.missing((entry,)):
-                entry.check_chunks(verified.read(entry.path), reader.where)
-        return reader, verified.manifest_sha256
-
-    def _begin(self, given: tuple[Reader, str] | None) -> None:
-        log.warning(
-            "trust is none: bundles are not signed, who writes to the broker decides what runs"
-        )
+    def _begin(self, given: Given | None) -> None:
+        if self.config.trust == "none":
+            log.warning(
+                "trust is none: bundles are not signed, who writes to the broker decides what runs"
+            )
         log.info(
             "started",
             extra={
                 "device": self.config.device_id,
                 "profile": self._profile.name,
+                "trust": self.config.trust,
                 "api": self._listener.address,
                 "broker": self._reporting.link.address if self._reporting.link else "none",
             },
         )
         self._listener.answer()
         self._driver.start(time.monotonic())
-        self._install(given)
+        self._sources.start()
+        self._installer.begin(given)
         link = self._reporting.link
         if link is not None:
             link.subscribe(
@@ -193,49 +226,16 @@ class Supervisor:
             link.start()
         self._notifier.ready(f"profile {self._profile.name}, api {self._listener.address}")
 
-    def _install(self, given: tuple[Reader, str] | None) -> None:
-        """Bring in the bundle from the command line, or the configuration's where none is here."""
-        status = self._driver.status
-        fault = not_writable(self.config.state_dir)
-        if fault and status.active is None:
-            raise DeviceError(fault)
-        if given is not None:
-            reader, digest = given
-            # Naming it again is asking to try again.
-            tried = [r.attempt + 1 for r in status.refused if r.manifest_sha256 == digest]
-            try:
-                self._driver.install(reader, time.monotonic(), attempt=max(tried, default=0))
-            except DeviceError as reason:
-                if status.active is None:
-                    raise
-                # A full disk: what is installed goes on serving.
-                log.error("bundle cannot be installed: %s", reason)
-                self.event("install-failed", str(reason), {})
-            return
-        first = self.config.first_bundle
-        if status.active is not None or status.state != "idle":
-            return
-        if first is None:
-            if self._reporting.link is None:
-                raise InputError(
-                    "there is no bundle on this device and no [broker] to get one from: "
-                    "give --bundle FILE, first_bundle or [broker]"
-                )
-            log.info("no bundle yet, waiting for the broker to name one")
-            return
-        try:
-            self._driver.install(open_bundle(first), time.monotonic())
-        except EdgeError as reason:
-            if self._reporting.link is None:
-                raise
-            log.error("first bundle cannot be installed: %s", reason)
-            self.event("install-failed", str(reason), {})
-
     def _step(self) -> None:
         """What is due now, then sleep until something happens."""
+        if self._knocked:
+            self._knocked = False
+            self._installer.requested()
         now_s = time.monotonic()
         due = [
             self._driver.tick(now_s),
+            self._trust.tick(now_s),
+            self._sources.tick(now_s),
             self._workers.watch(now_s),
             self._listener.watch(now_s),
             self._reporting.tick(now_s, {"supervisor": os.getpid(), **self._workers.pids}),
@@ -250,6 +250,8 @@ class Supervisor:
         """Requests under way are finished, the broker is told, within a bound."""
         log.info("ending")
         self._notifier.stopping()
+        self._trust.stop()
+        self._sources.close()
         self._listener.close()
         self._workers.stop_candidate()
         self._workers.stop_active()
@@ -277,16 +279,23 @@ class Supervisor:
         signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_knock)
         return ours
 
     def _restore_signals(self, wakeup: socket.socket) -> None:
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         wakeup.close()
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._stopping = True
+
+    def _on_knock(self, number: int, _: FrameType | None) -> None:
+        self._knocked = True
+
+    def _install_event(self, kind: str, text: str) -> None:
+        self.event(kind, text, {})
 
     # From the broker, on its thread.
 
@@ -295,6 +304,13 @@ class Supervisor:
         _, what = self._topics.device_of(message.topic) or ("", "")
         if digest is not None:
             self._keep_chunk(digest, message.payload)
+        elif self._topics.is_metadata(message.topic):
+            # What finds no room is asked for again when its time is up.
+            self._inbox.put(
+                lambda: self._trust.heard(message),
+                within=self._metadata,
+                size_bytes=len(message.payload),
+            )
         elif not message.payload or self._asks is None:
             return  # Empty is how a retained message is deleted.
         elif what == "desired":
@@ -321,8 +337,17 @@ class Supervisor:
 
     def _connected(self, connected: bool) -> None:
         self._reporting.connected(connected)
+        self._trust.connected = connected
         if not self._stopping:
-            self._driver.connected(connected, time.monotonic())
+            self._sources.connected(connected)
+
+    def _ready(self, yes: bool) -> None:
+        if not self._stopping:
+            self._driver.connected(yes, time.monotonic())
+
+    def _missing_chunk(self, source: str, sha256: str, reason: str) -> None:
+        """On a source's thread. What finds no room is missed when its time is up."""
+        self._inbox.put(lambda: self._sources.missing(source, sha256, reason), within=self._missing)
 
     def _chunk(self, sha256: str, data: bytes) -> None:
         if not self._stopping:
@@ -336,17 +361,27 @@ class Supervisor:
         if self._asks is not None:
             self._asks.receive(message)
 
-    # The driver's transport and host.
+    # The broker as a source, and the driver's host.
 
-    def want(self, digests: Sequence[str]) -> None:
-        """Subscribe to these chunks."""
+    def _subscribe_chunks(self, digests: Sequence[str]) -> None:
         if self._reporting.link is not None:
             self._reporting.link.subscribe([self._topics.chunk(d) for d in digests])
 
-    def drop(self, digests: Sequence[str]) -> None:
-        """Unsubscribe from them."""
+    def _unsubscribe_chunks(self, digests: Sequence[str]) -> None:
         if self._reporting.link is not None:
             self._reporting.link.unsubscribe([self._topics.chunk(d) for d in digests])
+
+    def authenticate(self, release: Release) -> None:
+        """Ask who signed it, with the same exception as `start_active`."""
+        if not self._stopping:
+            self._trust.authenticate(release)
+
+    def stop_authenticating(self) -> None:
+        """Ask no more."""
+        self._trust.stop()
+
+    def _authenticated(self, manifest_sha256: str, refusal: EdgeError | None) -> None:
+        self._driver.authenticated(manifest_sha256, refusal, time.monotonic())
 
     def start_active(self, manifest_sha256: str) -> None:
         """Load, self-test and serve; nothing once the end has begun, which is no failure."""
@@ -406,9 +441,14 @@ class Supervisor:
         log.error("api cannot be opened: %s", reason)
         self.event("api-unreachable", reason, {})
 
-    def counted(self, pid: int, snapshot: Snapshot | None) -> None:
+    def counted(self, pid: int, manifest_sha256: str, snapshot: Snapshot | None) -> None:
         """Counters of a worker."""
         self._reporting.counted(pid, snapshot)
+        now_s = time.monotonic()
+        if snapshot is None:
+            self._recent.ended(pid)
+        elif not self._stopping:
+            self._driver.served(manifest_sha256, self._recent.heard(pid, snapshot, now_s), now_s)
 
     def answered(self, answer: Answer) -> None:
         """An answer to a question from the broker."""

@@ -123,6 +123,8 @@ class Heart(threading.Thread):
                 snapshot.errors,
                 snapshot.latency.as_json(),
                 snapshot.queue_wait.as_json(),
+                snapshot.failed,
+                snapshot.work.as_json(),
             )
         )
 

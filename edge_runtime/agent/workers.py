@@ -64,8 +64,8 @@ class Listening(Protocol):
     def failed(self, reason: str) -> None:
         """The active worker could not serve, crashed or hung, and is gone."""
 
-    def counted(self, pid: int, snapshot: Snapshot | None) -> None:
-        """What a worker has counted since its start; None: it is gone."""
+    def counted(self, pid: int, manifest_sha256: str, snapshot: Snapshot | None) -> None:
+        """What the worker of a bundle has counted since its start; None: it is gone."""
 
     def answered(self, answer: Answer) -> None:
         """A question was answered, or never will be."""
@@ -272,11 +272,16 @@ class Workers:
             case Heartbeat():
                 try:
                     snapshot = Snapshot.from_json(
-                        frame.requests, frame.errors, frame.latency, frame.queue_wait
+                        frame.requests,
+                        frame.errors,
+                        frame.latency,
+                        frame.queue_wait,
+                        frame.failed,
+                        frame.work,
                     )
                 except UntrustedError as reason:
                     raise ChannelClosed(str(reason)) from None
-                self._listening.counted(worker.pid, snapshot)
+                self._listening.counted(worker.pid, worker.manifest_sha256, snapshot)
             case Ready() if worker.phase is Phase.LOADING:
                 worker.passed(frame.reports)
                 if worker is self._candidate:
@@ -365,7 +370,7 @@ class Workers:
         self._all.remove(worker)
         self._selector.unregister(worker.channel)
         how = worker.reap()
-        self._listening.counted(worker.pid, None)
+        self._listening.counted(worker.pid, worker.manifest_sha256, None)
         for name in sorted(worker.asks):
             self._listening.answered(Answer(name, error=how))
         log.info("worker ended", extra={"pid": worker.pid, "reason": how})

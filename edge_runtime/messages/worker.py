@@ -1,4 +1,4 @@
-"""What the supervisor and its worker say over their socket pair, and how it is framed.
+"""What the supervisor, its workers and its notary say over socket pairs, and how it is framed.
 
 A frame is four bytes of length, big-endian, then one JSON object whose `kind` names its dataclass.
 Both ends are ours, but a worker runs vendor code in its address space: the supervisor reads its
@@ -18,6 +18,9 @@ from edge_runtime.fields import Fields, Json, decode_json, encode_json
 from edge_runtime.messages.fleet import Accelerator
 
 MAX_FRAME_BYTES = 4 << 20
+MAX_GIVEN_BYTES = 2 << 20
+"""Of a metadata file, whose base64 fits a frame."""
+OUTCOMES = ("signed", "untrusted", "metadata", "transfer", "device")
 _LENGTH = struct.Struct(">I")
 
 
@@ -73,12 +76,17 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Worker to supervisor, about once a second: alive, with its counters since it started."""
+    """Worker to supervisor, about once a second: alive, with its counters since it started.
+
+    What each counts is said at `telemetry.metrics.Snapshot`.
+    """
 
     requests: int
     errors: int
     latency: Mapping[str, Json]
     queue_wait: Mapping[str, Json]
+    failed: int
+    work: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,39 @@ class Answer:
     error: str = ""
 
 
-Frame: TypeAlias = Ready | Refused | Serve | Drain | Connection | Heartbeat | Ask | Answer
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Notary to supervisor: what does the broker keep under the name of this metadata file?"""
+
+    name: str
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Supervisor to notary: the file in base64, None where there is none; or why nobody knows."""
+
+    data: str | None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Notary to supervisor, last: `outcome` is "signed", or the kind of the error `reason` tells.
+
+    `trusted_s` is trusted time, Unix seconds; 0 where the metadata could not be followed.
+    """
+
+    outcome: str
+    reason: str = ""
+    root_version: int = 0
+    timestamp_version: int = 0
+    trusted_s: float = 0.0
+
+
+Frame: TypeAlias = (
+    Ready | Refused | Serve | Drain | Connection | Heartbeat | Ask | Answer | Need | Given | Verdict
+)
 
 
 def to_frame(message: Frame) -> bytes:
@@ -161,6 +201,8 @@ def _from_body(body: bytes) -> Frame:
                 errors=f.integer("errors"),
                 latency=f.mapping("latency"),
                 queue_wait=f.mapping("queue_wait"),
+                failed=f.integer("failed"),
+                work=f.mapping("work"),
             )
         case "Ask":
             return Ask(f.text("id"), f.texts("texts", max_items=64, max_len=1 << 16))
@@ -169,6 +211,19 @@ def _from_body(body: bytes) -> Frame:
                 id=f.text("id"),
                 results=tuple(r.rest() for r in f.objects("results", (), max_items=64)),
                 error=f.sentence("error", ""),
+            )
+        case "Need":
+            return Need(f.text("name", max_len=1024), f.integer("max_bytes", high=MAX_GIVEN_BYTES))
+        case "Given":
+            given = f.text("data", max_len=MAX_FRAME_BYTES) if f.present("data") else None
+            return Given(given, f.sentence("failure", ""))
+        case "Verdict":
+            return Verdict(
+                outcome=f.choice("outcome", OUTCOMES),
+                reason=f.sentence("reason", ""),
+                root_version=f.integer("root_version", 0),
+                timestamp_version=f.integer("timestamp_version", 0),
+                trusted_s=f.number("trusted_s", 0.0, low=0),
             )
         case kind:
             raise UntrustedError(f"frame: kind {kind!r} is not known")

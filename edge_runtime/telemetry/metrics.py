@@ -7,6 +7,7 @@ buckets in use are kept and sent.
 
 from __future__ import annotations
 
+import enum
 import math
 import threading
 from collections import Counter
@@ -83,6 +84,19 @@ class Histogram:
         self._min_ms = min(self._min_ms, other._min_ms)
         self._max_ms = max(self._max_ms, other._max_ms)
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """What came after `earlier`, a former state of this one.
+
+        Its minimum and maximum are those of everything, which bound what is asked for.
+        """
+        made = Histogram()
+        made._buckets = self._buckets - earlier._buckets
+        made._count = sum(made._buckets.values())
+        if made._count:
+            made._sum_ms = max(self._sum_ms - earlier._sum_ms, 0.0)
+            made._min_ms, made._max_ms = self._min_ms, self._max_ms
+        return made
+
     def copy(self) -> Histogram:
         """An independent histogram with the same content."""
         made = Histogram()
@@ -150,22 +164,43 @@ def _bucket(item: object, where: str) -> tuple[int, int]:
     )
 
 
+class Outcome(enum.Enum):
+    """What became of a request."""
+
+    ANSWERED = "answered"
+    WRONG = "wrong"
+    """Asked for what the model does not take: the client's to mend."""
+    TURNED_AWAY = "turned away"
+    """Too many were waiting."""
+    FAILED = "failed"
+    """The bundle was asked rightly and did not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a worker has counted since it started; its histograms are no longer written to."""
+    """What a worker has counted since it started; its histograms are no longer written to.
+
+    `requests`, `latency` and `queue_wait` are of all requests, `errors` of those turned away or
+    failed, `failed` of the latter alone. `work` is of those answered: how long each took, less the
+    time that it waited for others, so that it says something of the bundle and not of the crowd.
+    """
 
     requests: int = 0
     errors: int = 0
     latency: Histogram = field(default_factory=Histogram)
     queue_wait: Histogram = field(default_factory=Histogram)
+    failed: int = 0
+    work: Histogram = field(default_factory=Histogram)
 
     def merged(self, other: Snapshot) -> Snapshot:
         """The sum of both."""
-        latency, queue_wait = self.latency.copy(), self.queue_wait.copy()
-        latency.merge(other.latency)
-        queue_wait.merge(other.queue_wait)
         return Snapshot(
-            self.requests + other.requests, self.errors + other.errors, latency, queue_wait
+            self.requests + other.requests,
+            self.errors + other.errors,
+            _merged(self.latency, other.latency),
+            _merged(self.queue_wait, other.queue_wait),
+            self.failed + other.failed,
+            _merged(self.work, other.work),
         )
 
     @classmethod
@@ -175,8 +210,10 @@ class Snapshot:
         errors: int,
         latency: Mapping[str, Json],
         queue_wait: Mapping[str, Json],
+        failed: int,
+        work: Mapping[str, Json],
     ) -> Snapshot:
-        """From the fields of a heartbeat or of a telemetry message.
+        """From the fields of a heartbeat.
 
         Raises:
             UntrustedError: a histogram is malformed.
@@ -186,7 +223,15 @@ class Snapshot:
             errors,
             Histogram.from_json(latency, "latency"),
             Histogram.from_json(queue_wait, "queue_wait"),
+            failed,
+            Histogram.from_json(work, "work"),
         )
+
+
+def _merged(one: Histogram, other: Histogram) -> Histogram:
+    made = one.copy()
+    made.merge(other)
+    return made
 
 
 class Metrics:
@@ -198,18 +243,30 @@ class Metrics:
         self._errors = 0
         self._latency = Histogram()
         self._queue_wait = Histogram()
+        self._failed = 0
+        self._work = Histogram()
 
-    def record(self, *, latency_ms: float, queue_wait_ms: float, ok: bool = True) -> None:
-        """One request that was answered, or (`ok` false) refused or failed."""
+    def record(
+        self, *, latency_ms: float, queue_wait_ms: float, outcome: Outcome = Outcome.ANSWERED
+    ) -> None:
+        """One request; `queue_wait_ms` of its time it waited for others."""
         with self._lock:
             self._requests += 1
-            self._errors += not ok
+            self._errors += outcome in (Outcome.TURNED_AWAY, Outcome.FAILED)
+            self._failed += outcome is Outcome.FAILED
             self._latency.record(latency_ms)
             self._queue_wait.record(queue_wait_ms)
+            if outcome is Outcome.ANSWERED:
+                self._work.record(latency_ms - queue_wait_ms)
 
     def snapshot(self) -> Snapshot:
         """Everything up to now."""
         with self._lock:
             return Snapshot(
-                self._requests, self._errors, self._latency.copy(), self._queue_wait.copy()
+                self._requests,
+                self._errors,
+                self._latency.copy(),
+                self._queue_wait.copy(),
+                self._failed,
+                self._work.copy(),
             )

@@ -6,6 +6,9 @@ stood is not written down: after a restart part of the oldest segment is deliver
 receiver knows a duplicate by its sequence number. A power cut loses what was appended since the
 last `fsync`, which happens at most every `sync_s`; a line it tore is passed over.
 
+What stands on the disk is not believed: a link, a stranger's file, a segment larger than the bound
+and a line that no broker would carry are passed over.
+
 The spool never stops its owner: a full or broken disk costs lines, which are counted; an outage is
 said once, and so is its end. Writing is unbuffered: a buffer would fail again when it is closed,
 long after its line was given up.
@@ -17,7 +20,10 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import stat
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -28,6 +34,10 @@ log = logging.getLogger(__name__)
 
 SEGMENTS = 8
 MIN_BYTES = 4096
+MAX_LINE_BYTES = 128 << 10
+"""What the strictest cloud broker carries."""
+_NAME = r"0[0-9]{11}\.jsonl"
+"""As we write it; the numbers that begin with another digit leave room above the highest."""
 
 
 @dataclass(slots=True)
@@ -63,12 +73,12 @@ class Spool:
         self.dropped = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._segments = deque(_found(folder))
+            names = [name for name in os.listdir(folder) if re.fullmatch(_NAME, name)]
+            self._segments = deque(_found(folder, names, max_bytes))
         except OSError as error:
             raise DeviceError(f"spool {folder}: {error.strerror}") from None
-        last = self._segments[-1].number if self._segments else 0
         # Never appended to: its last line may be torn.
-        self._next_number = last + 1
+        self._next_number = 1 + max((int(Path(name).stem) for name in names), default=0)
 
     def __len__(self) -> int:
         """Lines that wait."""
@@ -86,8 +96,9 @@ class Spool:
             RuntimeError: `line` holds a newline or is no object, or is too large ever to fit.
         """
         line = line.rstrip(b"\n")
-        if b"\n" in line or not _is_whole(line) or len(line) >= self._segment_bytes:
-            raise RuntimeError(f"spool: not one JSON object of less than {self._segment_bytes}")
+        limit = min(self._segment_bytes - 1, MAX_LINE_BYTES)
+        if b"\n" in line or not _is_whole(line) or len(line) > limit:
+            raise RuntimeError(f"spool: not one JSON object of at most {limit} bytes")
         self._make_room(len(line) + 1)
         try:
             _write_whole(self._open(), line + b"\n")
@@ -237,13 +248,16 @@ def _write_whole(file: FileIO, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _found(folder: Path) -> list[_Segment]:
-    segments = []
-    for path in sorted(folder.glob("*.jsonl")):
-        if path.stem.isdecimal() and path.is_file():
-            lines = len(_lines(path))
-            segments.append(_Segment(int(path.stem), path, path.stat().st_size, lines))
-    return segments
+def _found(folder: Path, names: Sequence[str], max_bytes: int) -> Iterator[_Segment]:
+    """Those of `names` that are files, in order."""
+    for name in sorted(names):
+        path = folder / name
+        found = path.lstat()
+        if stat.S_ISREG(found.st_mode):
+            lines = 0
+            with contextlib.suppress(OSError):  # It is removed when its turn comes.
+                lines = len(_lines(path)) if found.st_size <= max_bytes else 0
+            yield _Segment(int(path.stem), path, found.st_size, lines)
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -252,4 +266,4 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _is_whole(line: bytes) -> bool:
-    return line.startswith(b"{") and line.endswith(b"}")
+    return line.startswith(b"{") and line.endswith(b"}") and len(line) <= MAX_LINE_BYTES

@@ -5,15 +5,15 @@ journaled and then done, through a `Transport` (asks for chunks) and a `Host` (r
 every input, what is gets compared with what is desired, so repeating an input changes nothing. The
 driver owns no clock, no thread and no socket, and loads no ML runtime and no numpy.
 
-Until manifests are signed, trust is "none": a manifest is held to the digest that the desired
-state names, and to nothing else.
+Whether a release is signed is asked of the host, which knows the trust that this device was set
+up with, before a byte of it is fetched. The manifest is then held to the digest that was vouched
+for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,13 @@ from random import Random
 from edge_runtime.bundle.archive import Reader
 from edge_runtime.bundle.files import Chunk
 from edge_runtime.bundle.store import ChunkStore
-from edge_runtime.errors import DeviceError, EdgeError, IncompatibleError, UntrustedError
+from edge_runtime.errors import (
+    EdgeError,
+    IncompatibleError,
+    MetadataError,
+    TransferError,
+    UntrustedError,
+)
 from edge_runtime.messages.fleet import BundleRef, Desired, Release
 from edge_runtime.profile import DeviceProfile
 from edge_runtime.update import lifecycle as on
@@ -30,13 +36,13 @@ from edge_runtime.update import limits, reconcile
 from edge_runtime.update.fetching import Fetcher, Transport
 from edge_runtime.update.host import Host
 from edge_runtime.update.intake import Intake
-from edge_runtime.update.journal import Journal
+from edge_runtime.update.ledger import Ledger
 from edge_runtime.update.lifecycle import Action, Event, State
 from edge_runtime.update.notices import Notices
 from edge_runtime.update.policy import Policy
-from edge_runtime.update.record import Record, Status, advance
+from edge_runtime.update.record import Record, Status
 from edge_runtime.update.restarts import Restarts
-from edge_runtime.update.slots import Slots
+from edge_runtime.update.trial import Health, Trial
 
 __all__ = ["Driver", "Host", "Policy", "Status", "Transport"]
 
@@ -82,24 +88,26 @@ class Driver:
         random: Random | None = None,
         free_bytes: Callable[[Path], int] | None = None,
         pulse: Callable[[], None] = lambda: None,
+        trust: str = "none",
     ) -> None:
+        self._trust = trust
         self.store: ChunkStore = _PulsingStore(state / "chunks", pulse)
-        self._folder = state
         self._host = host
+        self._transport = transport
         self._policy = policy or Policy()
         self._random = random or Random()
-        self._free_bytes = free_bytes or (lambda folder: shutil.disk_usage(folder).free)
-        self._slots = Slots(state / "manifests", self.store)
-        self._journal = Journal(state / "journal.json")
-        self._fetcher = Fetcher(self.store, transport, self._policy, self._random)
-        self._intake = Intake(self.store, self._slots, self._fetcher, profile, self._make_room)
-        self._restarts = Restarts(self._policy, self._random)
         self._notices = Notices(host, self._policy)
-        self._record = Record()
-        self._unsaved = False
-        self._save_failed = False
+        self._ledger = Ledger(state, self.store, self._policy, self._notices, free_bytes)
+        self._fetcher = Fetcher(self.store, transport, self._policy, self._random)
+        self._intake = Intake(
+            self.store, self._ledger.slots, self._fetcher, profile, self._ledger.make_room
+        )
+        self._restarts = Restarts(self._policy, self._random)
+        self._trial = Trial(self._policy)
         self._started = False
         self._stalls = 0
+        self._doubts = 0
+        self._go_on = self._offline = False
         self._now_s = 0.0
         self._wanted_s = 0.0
         self._limit_s: float | None = None
@@ -107,6 +115,8 @@ class Driver:
         self._events: deque[Event] = deque()
         self._busy = False
         self._do: dict[Action, Callable[[], None]] = {
+            Action.AUTHENTICATE: lambda: host.authenticate(self._release()),
+            Action.STOP_AUTHENTICATE: host.stop_authenticating,
             Action.FETCH_MANIFEST: lambda: self._attempt(self._fetch_manifest),
             Action.FETCH: lambda: self._attempt(self._fetch),
             Action.STOP_FETCH: self._fetcher.stop,
@@ -117,8 +127,12 @@ class Driver:
             Action.START_ACTIVE: self._start_active,
             Action.RESTART_ACTIVE: lambda: self._restarts.plan(self._now_s),
             Action.STOP_ACTIVE: self._stop_active,
-            Action.PRUNE: self._prune,
+            Action.PRUNE: self._ledger.prune,
         }
+
+    @property
+    def _record(self) -> Record:
+        return self._ledger.record
 
     @property
     def status(self) -> Status:
@@ -134,6 +148,7 @@ class Driver:
             fetched_bytes=max(r.fetched_bytes, self._fetcher.fetched_bytes),
             update_s=r.update_s,
             reason=r.reason,
+            trust=self._trust,
         )
 
     # Inputs.
@@ -161,6 +176,14 @@ class Driver:
         """A `desired` message arrived. One that cannot be read is told to the operator."""
         self._input(now_s, lambda: self._desire(payload))
 
+    def authenticated(self, manifest_sha256: str, refusal: EdgeError | None, now_s: float) -> None:
+        """The host knows whether the release is to be believed; `refusal` says why it is not.
+
+        Of its kind it depends what follows: an UntrustedError is remembered with the bundle, all
+        else is tried again.
+        """
+        self._input(now_s, lambda: self._authenticated(manifest_sha256, refusal))
+
     def chunk(self, sha256: str, data: bytes, now_s: float) -> None:
         """Bytes arrived under the name of a chunk."""
         self._input(now_s, lambda: self._attempt(lambda: self._chunk(sha256, data)))
@@ -177,9 +200,13 @@ class Driver:
         """The active bundle's worker could not serve, crashed or hung, and is gone."""
         self._input(now_s, lambda: self._failed(reason))
 
+    def served(self, manifest_sha256: str, health: Health, now_s: float) -> None:
+        """What the worker of a bundle counted lately. The active one is judged by it on trial."""
+        self._input(now_s, lambda: self._served(manifest_sha256, health))
+
     def connected(self, yes: bool, now_s: float) -> None:
         """The link to the broker came up or went down."""
-        self._input(now_s, lambda: self._fetcher.connected(yes, self._now_s))
+        self._input(now_s, lambda: self._connected(yes))
 
     def tick(self, now_s: float) -> float | None:
         """Do what is due; when to call again at the latest, or None."""
@@ -189,9 +216,14 @@ class Driver:
             self._fetcher.deadline_s(),
             self._restarts.due_s,
             self._notices.due_s(self.status),
-            now_s + self._policy.wait_s if self._unsaved else None,
+            now_s + self._policy.wait_s if self._ledger.unsaved else None,
         )
         return min((at_s for at_s in deadlines if at_s is not None), default=None)
+
+    def _boot(self) -> None:
+        self._wanted_s = self._now_s
+        self._ledger.boot()
+        self._events.append(on.Booted())
 
     # One input at a time, however the host calls back in.
 
@@ -219,26 +251,28 @@ class Driver:
             if event is None:
                 break
             self._handle(event)
-        if self._unsaved:
-            self._save()
+        if self._ledger.unsaved:
+            self._ledger.save()
         self._notices.report(self.status, self._now_s)
 
     def _handle(self, event: Event) -> None:
         before = self._record
-        self._record, actions = advance(before, event, self._policy.max_refusals)
-        self._save()
-        self._notices.transition(event, before, self._record)
+        actions = self._ledger.handle(event)
         match event:  # Counters that need not outlive a power cut.
             case on.Wanted():
                 self._wanted_s = self._now_s
-                self._stalls = 0
+                self._stalls = self._doubts = 0
                 self._fetcher.forget()
             case on.Stalled():
-                self._stalls += 1
+                self._stalls += not self._go_on
+                self._offline = not self._fetcher.online
             case on.Activated() | on.Condemned():
                 self._restarts.reset(self._now_s)
         if self._record.state is not before.state or self._record.state is State.TRIAL:
             self._begin_limit()
+        if self._go_on and self._record.state is State.WAITING:  # Another source: no need to wait.
+            self._go_on = False
+            self._limit_s = self._now_s
         for action in actions:
             self._do[action]()
 
@@ -268,11 +302,11 @@ class Driver:
 
     def _take(self, desired: Desired, *, local: bool) -> None:
         """Goes to disk with the event that it causes, or at the end of this input."""
-        self._record = dataclasses.replace(self._record, desired=desired, local=local)
-        refusal = reconcile.standing_refusal(self._record)
+        record = dataclasses.replace(self._record, desired=desired, local=local)
+        refusal = reconcile.standing_refusal(record)
         if refusal is not None:
-            self._record = dataclasses.replace(self._record, reason=refusal.reason)
-        self._unsaved = True
+            record = dataclasses.replace(record, reason=refusal.reason)
+        self._ledger.amend(record)
         if self._record.state is State.WAITING:  # Somebody is looking: do not make them wait.
             self._limit_s = self._now_s
 
@@ -287,17 +321,42 @@ class Driver:
         except EdgeError as reason:
             self._events.append(on.Stalled(str(reason)))
 
+    def _authenticated(self, manifest_sha256: str, refusal: EdgeError | None) -> None:
+        asked = self._record.state is State.AUTHENTICATING
+        if not asked or self._candidate().manifest_sha256 != manifest_sha256:
+            return
+        if isinstance(refusal, MetadataError):
+            # No fault of this bundle: it must not be refused for what a broker replays.
+            self._notices.metadata(str(refusal))
+        if refusal is None:
+            self._events.append(on.Authenticated())
+        elif isinstance(refusal, UntrustedError | IncompatibleError):
+            # A desired state may overtake the metadata that vouches for it, or be held against
+            # a mirror that lags behind: what is unsigned once may be signed a little later.
+            # Whoever installs by hand has the metadata beside it, and waits for the answer.
+            self._doubts += 1
+            final = self._record.local or self._doubts >= self._policy.trust_tries
+            self._events.append((on.Refused if final else on.Stalled)(str(refusal)))
+        else:
+            self._events.append(on.Stalled(str(refusal)))
+
+    def _connected(self, yes: bool) -> None:
+        self._fetcher.connected(yes, self._now_s)
+        if yes and self._offline and self._record.state is State.WAITING:
+            self._limit_s = self._now_s  # What it waits for has come.
+
     def _fetch_manifest(self) -> None:
         if self._intake.fetch_manifest(self._release(), self._now_s):
             self._events.append(on.ManifestHeld())
         self._proceed()
 
     def _fetch(self) -> None:
-        self._intake.fetch(self._candidate(), self._now_s)
+        self._intake.fetch(self._candidate(), self._now_s, self._release().deltas)
         self._proceed()
 
     def _chunk(self, sha256: str, data: bytes) -> None:
         if self._fetcher.chunk(sha256, data, self._now_s):
+            self._transport.arrived()
             self._stalls = 0
             self._proceed()
 
@@ -350,14 +409,37 @@ class Driver:
             self._events.append(on.Refused(reason))
         elif r.active is not None and self._restarts.due_s is None:
             too_often = self._restarts.failed(self._now_s)
-            damage = self._damage(r.active)
-            r = self._forget_lost_previous()
+            damage = self._ledger.damage(r.active)
+            r = self._ledger.forget_lost_previous()
             if damage is not None:
                 self._events.append(on.Condemned(damage, refuse=False))
             elif r.previous is not None and (too_often or not r.good):
                 self._events.append(on.Condemned(reason))
             else:  # Nothing to go back to, or not yet: try again, ever more slowly.
                 self._events.append(on.Crashed(reason))
+
+    def _served(self, manifest_sha256: str, health: Health) -> None:
+        r = self._record
+        if r.active is not None and r.active.manifest_sha256 == manifest_sha256:
+            self._trial.counted(r.active, r.previous, health)
+            if (given_up := self._judged(over=False)) is not None:
+                self._events.append(given_up)
+
+    def _judged(self, *, over: bool) -> Event | None:
+        """That the bundle on trial is given up for how it serves, if it is."""
+        r = self._record
+        if r.active is None or r.good or r.state is State.ACTIVATING:
+            return None
+        fault = self._trial.fault(r.active, r.previous, over=over)
+        if fault is None:
+            return None
+        if self._ledger.forget_lost_previous().previous is not None:
+            return on.Condemned(fault)
+        if self._trial.first_word(r.active):
+            bundle = f"{r.active.name} {r.active.version}"
+            text = f"{bundle}: {fault}; no bundle is here to go back to"
+            self._notices.warn("trial-failed", text)
+        return None
 
     def _start_active(self) -> None:
         if self._record.active is None:
@@ -373,14 +455,22 @@ class Driver:
     # Time.
 
     def _tick(self) -> None:
-        self._attempt(lambda: self._fetcher.tick(self._now_s))
+        try:
+            self._fetcher.tick(self._now_s)
+        except TransferError as reason:
+            said = self._transport.fault
+            self._events.append(on.Stalled(f"{reason}; {said}" if said else str(reason)))
+            self._go_on = self._transport.failed()
+        else:
+            self._attempt(self._proceed)  # A delta that was let go of may leave nothing to fetch.
         if self._restarts.due_s is not None and self._restarts.due_s <= self._now_s:
             self._start_active()
             if self._record.state is State.TRIAL:  # A trial counts from the last start.
                 self._begin_limit()
         if self._limit_s is not None and self._limit_s <= self._now_s:
             self._limit_s = None
-            self._events.append(limits.over(self._record.state, self._policy))
+            given_up = self._judged(over=True) if self._record.state is State.TRIAL else None
+            self._events.append(given_up or limits.over(self._record.state, self._policy))
 
     def _begin_limit(self) -> None:
         """The state that was just entered may last so long from now."""
@@ -388,80 +478,3 @@ class Driver:
             self._record.state, self._policy, self._stalls, self._random.random()
         )
         self._limit_s = self._now_s + lasts_s if lasts_s is not None else None
-
-    # What outlives a power cut.
-
-    def _boot(self) -> None:
-        self._wanted_s = self._now_s
-        record = self._journal.load()
-        self._record = record if record is not None else self._from_slots()
-        record = self._forget_lost_previous()
-        for event in reconcile.since_last_boot(record, self._damage, self._policy.max_boots):
-            before = record
-            record, _ = advance(before, event, self._policy.max_refusals)
-            self._notices.transition(event, before, record)
-        if record.state in (State.TESTING, State.ACTIVATING, State.TRIAL):
-            record = dataclasses.replace(record, boots=record.boots + 1)
-        self._record = record
-        self._events.append(on.Booted())
-
-    def _from_slots(self) -> Record:
-        """Without a journal: the latest whole bundle is on trial, the one before it kept."""
-        whole = self._slots.whole()
-        active = whole[0] if whole else None
-        previous = whole[1] if len(whole) > 1 else None
-        if self._journal.exists or active is not None:
-            found = f"{active.name} {active.version}" if active is not None else "no bundle"
-            text = f"the journal is lost; the latest on disk is {found}"
-            self._notices.warn("journal-lost", text)
-        return Record(active=active, previous=previous, good=active is None)
-
-    def _save(self) -> bool:
-        """Journal the record; whether it is on disk. Where the disk refuses, the update goes on.
-
-        What an older record needs is kept (see `_prune`), so that a power cut still ends in a
-        bundle that serves.
-        """
-        try:
-            self._journal.save(self._record)
-        except DeviceError as reason:
-            self._unsaved = True
-            if not self._save_failed:
-                self._save_failed = True
-                self._notices.warn("journal-failed", str(reason))
-        else:
-            self._unsaved = self._save_failed = False
-        return not self._unsaved
-
-    def _damage(self, bundle: BundleRef) -> str | None:
-        return self._slots.damage(bundle.manifest_sha256)
-
-    def _forget_lost_previous(self) -> Record:
-        """The record, to be saved, without a bundle to fall back on that is damaged."""
-        self._record, lost = reconcile.without_lost_previous(self._record, self._damage)
-        if lost:
-            self._unsaved = True
-            self._notices.warn("previous-lost", lost)
-        return self._record
-
-    def _prune(self) -> None:
-        if self._unsaved:
-            return
-        before = self._record
-        r = self._forget_lost_previous()
-        if r is not before and not self._save():
-            return
-        keep = [ref.manifest_sha256 for ref in (r.active, r.previous, r.candidate) if ref]
-        try:
-            freed_bytes = self._slots.prune(keep)
-        except EdgeError as reason:
-            log.error("pruning failed: %s", reason)
-        else:
-            log.info("pruned", extra={"freed_bytes": freed_bytes})
-
-    def _make_room(self, needed_bytes: int) -> int:
-        """Bytes that the disk lacks for `needed_bytes` and the margin, after pruning if need be."""
-        bound = needed_bytes + self._policy.disk_margin_bytes
-        if self._free_bytes(self._folder) < bound:
-            self._prune()
-        return max(bound - self._free_bytes(self._folder), 0)

@@ -1,4 +1,4 @@
-"""What the driver asks of whoever runs workers: the agent's supervisor, or a test."""
+"""What the driver asks of its host: the agent's supervisor, or a test."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from edge_runtime.fields import Json
+from edge_runtime.messages.fleet import Release
 from edge_runtime.update.record import Status
 
 
 class Host(Protocol):
-    """Runs workers. It may answer at once or later, and call back in.
+    """Runs workers and knows whom to trust. It may answer at once or later, and call back in.
 
     Every call may be repeated: what is already so stays so. None of them raises.
     """
+
+    def authenticate(self, release: Release) -> None:
+        """Find out whether the fleet's key holders signed this; answer `authenticated`.
+
+        With trust "none" the answer is yes.
+        """
+
+    def stop_authenticating(self) -> None:
+        """No answer is wanted any more."""
 
     def start_active(self, manifest_sha256: str) -> None:
         """Load, self-test and serve this bundle instead of whatever serves; `failed` if not."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 from edge_runtime.bundle import durable
@@ -33,9 +34,7 @@ class Journal:
     def load(self) -> Record | None:
         """The record, or None where there is none that can be read; logs why."""
         try:
-            with open(self.path, "rb") as file:
-                data = file.read(MAX_JOURNAL_BYTES + 1)
-            return from_bytes(data, str(self.path))
+            return from_bytes(durable.read(self.path, MAX_JOURNAL_BYTES + 1), str(self.path))
         except FileNotFoundError:
             return None
         except OSError as reason:
@@ -47,7 +46,7 @@ class Journal:
     @property
     def exists(self) -> bool:
         """Whether there is a file, readable or not."""
-        return self.path.exists()
+        return os.path.exists(self.path)  # Path.exists raises where a disk fails.
 
     def save(self, record: Record) -> None:
         """Durably replace the record.

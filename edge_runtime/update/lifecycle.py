@@ -19,6 +19,7 @@ class State(enum.Enum):
     """What the device is doing about its desired state. The active bundle serves in all of them."""
 
     IDLE = "idle"
+    AUTHENTICATING = "authenticating"
     FETCHING_MANIFEST = "fetching_manifest"
     FETCHING = "fetching"
     WAITING = "waiting"
@@ -31,6 +32,8 @@ class State(enum.Enum):
 class Action(enum.Enum):
     """What the driver does after the new state is on disk. Each may be repeated."""
 
+    AUTHENTICATE = "ask who signed it"
+    STOP_AUTHENTICATE = "stop asking"
     FETCH_MANIFEST = "fetch the manifest"
     FETCH = "fetch missing chunks"
     STOP_FETCH = "stop fetching"
@@ -66,6 +69,11 @@ class Withdrawn:
     """What is under way is not desired any more: the active bundle is, or a refused one."""
 
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The candidate is what the fleet's key holders signed, or nobody is asked (trust "none")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +154,9 @@ class Condemned:
 
 
 Event: TypeAlias = (
-    Booted | Wanted | Unwanted | Withdrawn | ManifestHeld | ChunksHeld | Verified | Passed | Refused
-    | Stalled | Retried | Activated | TrialPassed | TrialResumed | Crashed | Condemned
+    Booted | Wanted | Unwanted | Withdrawn | Authenticated | ManifestHeld | ChunksHeld | Verified
+    | Passed | Refused | Stalled | Retried | Activated | TrialPassed | TrialResumed | Crashed
+    | Condemned
 )  # fmt: skip
 
 _S, _A = State, Action
@@ -155,7 +164,8 @@ _S, _A = State, Action
 # fmt: off
 TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
     # The way forward.
-    (_S.IDLE, Wanted):                      (_S.FETCHING_MANIFEST, (_A.FETCH_MANIFEST,)),
+    (_S.IDLE, Wanted):                      (_S.AUTHENTICATING, (_A.AUTHENTICATE,)),
+    (_S.AUTHENTICATING, Authenticated):     (_S.FETCHING_MANIFEST, (_A.FETCH_MANIFEST,)),
     (_S.FETCHING_MANIFEST, ManifestHeld):   (_S.FETCHING, (_A.FETCH,)),
     (_S.FETCHING, ChunksHeld):              (_S.VERIFYING, (_A.VERIFY,)),
     (_S.VERIFYING, Verified):               (_S.TESTING, (_A.START_CANDIDATE,)),
@@ -165,6 +175,7 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
     (_S.IDLE, TrialResumed):                (_S.TRIAL, ()),
 
     # The candidate is no good. The old bundle never stopped serving.
+    (_S.AUTHENTICATING, Refused):           (_S.IDLE, (_A.PRUNE,)),
     (_S.FETCHING_MANIFEST, Refused):        (_S.IDLE, (_A.STOP_FETCH,)),
     (_S.FETCHING, Refused):                 (_S.IDLE, (_A.STOP_FETCH,)),
     (_S.VERIFYING, Refused):                (_S.IDLE, ()),
@@ -172,22 +183,24 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
     (_S.ACTIVATING, Refused):               (_S.IDLE, (_A.STOP_CANDIDATE, _A.START_ACTIVE)),
 
     # Network or disk stand in the way.
+    (_S.AUTHENTICATING, Stalled):           (_S.WAITING, (_A.STOP_AUTHENTICATE,)),
     (_S.FETCHING_MANIFEST, Stalled):        (_S.WAITING, (_A.STOP_FETCH,)),
     (_S.FETCHING, Stalled):                 (_S.WAITING, (_A.STOP_FETCH,)),
     (_S.VERIFYING, Stalled):                (_S.WAITING, ()),
-    (_S.WAITING, Retried):                  (_S.FETCHING_MANIFEST, (_A.FETCH_MANIFEST,)),
+    (_S.WAITING, Retried):                  (_S.AUTHENTICATING, (_A.AUTHENTICATE,)),
 
     # Another bundle is desired while one is under way. A swap is finished first.
-    (_S.FETCHING_MANIFEST, Wanted):
-        (_S.FETCHING_MANIFEST, (_A.STOP_FETCH, _A.FETCH_MANIFEST)),
-    (_S.FETCHING, Wanted):
-        (_S.FETCHING_MANIFEST, (_A.STOP_FETCH, _A.FETCH_MANIFEST)),
-    (_S.WAITING, Wanted):                   (_S.FETCHING_MANIFEST, (_A.FETCH_MANIFEST,)),
+    (_S.AUTHENTICATING, Wanted):
+        (_S.AUTHENTICATING, (_A.STOP_AUTHENTICATE, _A.AUTHENTICATE)),
+    (_S.FETCHING_MANIFEST, Wanted):         (_S.AUTHENTICATING, (_A.STOP_FETCH, _A.AUTHENTICATE)),
+    (_S.FETCHING, Wanted):                  (_S.AUTHENTICATING, (_A.STOP_FETCH, _A.AUTHENTICATE)),
+    (_S.WAITING, Wanted):                   (_S.AUTHENTICATING, (_A.AUTHENTICATE,)),
     (_S.TESTING, Wanted):
-        (_S.FETCHING_MANIFEST, (_A.STOP_CANDIDATE, _A.FETCH_MANIFEST)),
-    (_S.TRIAL, Wanted):                     (_S.FETCHING_MANIFEST, (_A.FETCH_MANIFEST,)),
+        (_S.AUTHENTICATING, (_A.STOP_CANDIDATE, _A.AUTHENTICATE)),
+    (_S.TRIAL, Wanted):                     (_S.AUTHENTICATING, (_A.AUTHENTICATE,)),
 
     # What is under way is not desired any more.
+    (_S.AUTHENTICATING, Withdrawn):         (_S.IDLE, (_A.STOP_AUTHENTICATE,)),
     (_S.FETCHING_MANIFEST, Withdrawn):      (_S.IDLE, (_A.STOP_FETCH,)),
     (_S.FETCHING, Withdrawn):               (_S.IDLE, (_A.STOP_FETCH,)),
     (_S.WAITING, Withdrawn):                (_S.IDLE, ()),
@@ -195,6 +208,8 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
 
     # No bundle is desired.
     (_S.IDLE, Unwanted):                    (_S.IDLE, (_A.STOP_ACTIVE, _A.PRUNE)),
+    (_S.AUTHENTICATING, Unwanted):
+        (_S.IDLE, (_A.STOP_AUTHENTICATE, _A.STOP_ACTIVE, _A.PRUNE)),
     (_S.FETCHING_MANIFEST, Unwanted):       (_S.IDLE, (_A.STOP_FETCH, _A.STOP_ACTIVE, _A.PRUNE)),
     (_S.FETCHING, Unwanted):                (_S.IDLE, (_A.STOP_FETCH, _A.STOP_ACTIVE, _A.PRUNE)),
     (_S.WAITING, Unwanted):                 (_S.IDLE, (_A.STOP_ACTIVE, _A.PRUNE)),
@@ -204,6 +219,7 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
 
     # The active bundle fails and is worth another start.
     (_S.IDLE, Crashed):                     (_S.IDLE, (_A.RESTART_ACTIVE,)),
+    (_S.AUTHENTICATING, Crashed):           (_S.AUTHENTICATING, (_A.RESTART_ACTIVE,)),
     (_S.FETCHING_MANIFEST, Crashed):        (_S.FETCHING_MANIFEST, (_A.RESTART_ACTIVE,)),
     (_S.FETCHING, Crashed):                 (_S.FETCHING, (_A.RESTART_ACTIVE,)),
     (_S.WAITING, Crashed):                  (_S.WAITING, (_A.RESTART_ACTIVE,)),
@@ -212,6 +228,7 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
 
     # The active bundle is given up for the previous one.
     (_S.IDLE, Condemned):                   (_S.IDLE, (_A.START_ACTIVE,)),
+    (_S.AUTHENTICATING, Condemned):         (_S.AUTHENTICATING, (_A.START_ACTIVE,)),
     (_S.FETCHING_MANIFEST, Condemned):      (_S.FETCHING_MANIFEST, (_A.START_ACTIVE,)),
     (_S.FETCHING, Condemned):               (_S.FETCHING, (_A.START_ACTIVE,)),
     (_S.WAITING, Condemned):                (_S.WAITING, (_A.START_ACTIVE,)),
@@ -220,11 +237,15 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
     (_S.ACTIVATING, Condemned):             (_S.ACTIVATING, (_A.START_ACTIVE,)),
     (_S.TRIAL, Condemned):                  (_S.IDLE, (_A.START_ACTIVE,)),
 
-    # A start of the device, after a power cut in any state.
+    # A start of the device, after a power cut in any state. What was signed may since be revoked,
+    # so what is still to be fetched is asked about again.
     (_S.IDLE, Booted):                      (_S.IDLE, (_A.START_ACTIVE,)),
+    (_S.AUTHENTICATING, Booted):
+        (_S.AUTHENTICATING, (_A.START_ACTIVE, _A.AUTHENTICATE)),
     (_S.FETCHING_MANIFEST, Booted):
-        (_S.FETCHING_MANIFEST, (_A.START_ACTIVE, _A.FETCH_MANIFEST)),
-    (_S.FETCHING, Booted):                  (_S.FETCHING, (_A.START_ACTIVE, _A.FETCH)),
+        (_S.AUTHENTICATING, (_A.START_ACTIVE, _A.AUTHENTICATE)),
+    (_S.FETCHING, Booted):
+        (_S.AUTHENTICATING, (_A.START_ACTIVE, _A.AUTHENTICATE)),
     (_S.WAITING, Booted):                   (_S.WAITING, (_A.START_ACTIVE,)),
     (_S.VERIFYING, Booted):                 (_S.VERIFYING, (_A.START_ACTIVE, _A.VERIFY)),
     (_S.TESTING, Booted):                   (_S.VERIFYING, (_A.START_ACTIVE, _A.VERIFY)),
@@ -234,7 +255,14 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
 # fmt: on
 
 UNDER_WAY = frozenset(
-    {State.FETCHING_MANIFEST, State.FETCHING, State.WAITING, State.VERIFYING, State.TESTING}
+    {
+        State.AUTHENTICATING,
+        State.FETCHING_MANIFEST,
+        State.FETCHING,
+        State.WAITING,
+        State.VERIFYING,
+        State.TESTING,
+    }
 )
 """States in which a candidate is being brought in and may still be called off."""
 

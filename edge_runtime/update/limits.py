@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from edge_runtime.update.lifecycle import Event, Refused, Retried, State, TrialPassed
+from edge_runtime.update.lifecycle import (
+    Event,
+    Refused,
+    Retried,
+    Stalled,
+    State,
+    TrialPassed,
+)
 from edge_runtime.update.policy import Policy, backoff_s
 
 
@@ -16,6 +23,8 @@ def lasts_s(state: State, policy: Policy, stalls: int, jitter: float) -> float |
     match state:
         case State.WAITING:
             return backoff_s(policy.wait_s, policy.wait_max_s, max(stalls - 1, 0), jitter)
+        case State.AUTHENTICATING:
+            return policy.authenticate_timeout_s
         case State.TESTING:
             return policy.test_timeout_s
         case State.ACTIVATING:
@@ -35,6 +44,10 @@ def over(state: State, policy: Policy) -> Event:
     match state:
         case State.WAITING:
             return Retried()
+        case State.AUTHENTICATING:
+            return Stalled(
+                f"signed metadata was not followed within {policy.authenticate_timeout_s:g} s"
+            )
         case State.TESTING:
             return Refused(f"self-test did not end within {policy.test_timeout_s:g} s")
         case State.ACTIVATING:

@@ -35,6 +35,7 @@ class Notices:
         self._policy = policy
         self._said: Status | None = None
         self._again_s = 0.0
+        self._metadata = ""
 
     def transition(self, event: Event, before: Record, after: Record) -> None:
         """One log line for each transition, and an event for those that an operator minds."""
@@ -51,6 +52,15 @@ class Notices:
             text = f"{bundle}: {reason}" if reason else bundle
             digest = about.manifest_sha256 if about else None
             self._host.event(kind, text, {"manifest_sha256": digest, "reason": reason})
+
+    def metadata(self, reason: str) -> None:
+        """Signed metadata is not believed. Once for each reason: an update tries again and again.
+
+        Said anew after the next start, or after another reason.
+        """
+        if reason != self._metadata:
+            self._metadata = reason
+            self.warn("metadata-refused", reason)
 
     def warn(self, kind: str, text: str) -> None:
         """Something that is no transition."""

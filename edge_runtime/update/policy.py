@@ -9,6 +9,8 @@ from edge_runtime.errors import InputError
 
 BROKER_QUEUE = 1000
 """Messages that mosquitto keeps for one client before it drops silently (max_queued_messages)."""
+OPTIONAL = frozenset({"trial_p95_ms"})
+"""Bounds that 0 takes away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +21,18 @@ class Policy:
     to `chunk_timeout_max_s`; after `chunk_tries` the transfer has failed and the update waits
     `wait_s`, then twice that, up to `wait_max_s`. `max_starts` failures in a row of the active
     bundle, or `max_boots` starts of the device during one candidate's self-test or trial, end in
-    the previous bundle. A worker that ran `stable_s` has its earlier failures forgiven.
+    the previous bundle. A release that the signed metadata does not vouch for is refused after
+    `trust_tries`, each with the newest metadata. A worker that ran `stable_s` has its earlier
+    failures forgiven.
+
+    A bundle on trial is given up, too, once it was asked `trial_min_requests` times and failed
+    more than `trial_error_ratio` (0..1, a share) of them, or once the p95 of its answers lies
+    above `trial_p95_ms` (0: no such bound) or above `trial_slowdown` times what the bundle before
+    it took. See `trial`.
 
     Raises:
-        InputError: a bound is not positive, or the window reaches the broker's queue limit.
+        InputError: a bound is not positive or makes no sense, or the window reaches the broker's
+            queue limit.
     """
 
     window: int = 16
@@ -31,9 +41,15 @@ class Policy:
     chunk_tries: int = 6
     wait_s: float = 30.0
     wait_max_s: float = 900.0
+    authenticate_timeout_s: float = 300.0
+    trust_tries: int = 3
     test_timeout_s: float = 600.0
     activate_timeout_s: float = 120.0
     trial_s: float = 60.0
+    trial_min_requests: int = 20
+    trial_error_ratio: float = 0.1
+    trial_p95_ms: float = 0.0
+    trial_slowdown: float = 3.0
     stable_s: float = 60.0
     max_starts: int = 3
     max_boots: int = 3
@@ -46,8 +62,19 @@ class Policy:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not value > 0:
-                raise InputError(f"update policy: {field.name} is {value}, expected more than 0")
+            if not (value > 0 or (value == 0 and field.name in OPTIONAL)):
+                least = "0 or more" if field.name in OPTIONAL else "more than 0"
+                raise InputError(f"update policy: {field.name} is {value}, expected {least}")
+        if self.trial_error_ratio > 1:
+            raise InputError(
+                f"update policy: trial_error_ratio is {self.trial_error_ratio:g}, expected a share "
+                "of at most 1"
+            )
+        if self.trial_slowdown < 1:
+            raise InputError(
+                f"update policy: trial_slowdown is {self.trial_slowdown:g}, expected at least 1: "
+                "a bundle as fast as the one before it would be given up"
+            )
         if self.window > BROKER_QUEUE // 4:
             raise InputError(
                 f"update policy: window is {self.window} chunks, expected at most "

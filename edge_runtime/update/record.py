@@ -28,8 +28,6 @@ from edge_runtime.update.lifecycle import (
 )
 
 MAX_REASON = 512
-TRUST = "none"
-"""Until manifests are signed, the desired state's digest is all that a manifest is held to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The part of `reported` that updating answers for. `state` is a `State`'s value."""
+    """The part of `reported` that updating answers for. `state` is a `State`'s value.
+
+    `trust` is what a bundle is held to here: "tuf", or "none" for nothing but its digest.
+    """
 
     revision: int
     state: str
@@ -73,7 +74,7 @@ class Status:
     fetched_bytes: int
     update_s: float
     reason: str
-    trust: str = TRUST
+    trust: str
 
 
 def advance(record: Record, event: Event, max_refusals: int) -> tuple[Record, tuple[Action, ...]]:

@@ -136,10 +136,12 @@ def agent(
     bundle: Path | None = None,
     serving: bool = True,
     settings: str = "",
+    trust: str = 'trust = "none"\n',
 ) -> Iterator[Agent]:
-    """A running agent, ended with the test; `settings` is more TOML."""
+    """A running agent, ended with the test; `settings` is more TOML, `trust` its first lines."""
     config = (
-        f'device_id = "{DEVICE}"\nprofile = "generic-x86_64"\nstate_dir = "state"\ntrust = "none"\n'
+        f'device_id = "{DEVICE}"\nprofile = "generic-x86_64"\nstate_dir = "state"\n'
+        + trust
         + (f'[broker]\nurl = "{broker}"\n' if broker else "")
         + ("" if "[api]" in settings else "[api]\nport = 0\n")
         + settings
@@ -248,7 +250,7 @@ def operator(broker: str) -> Iterator[Operator]:
 class Client(threading.Thread):
     """Asks without a pause; every request without a right answer is a failure."""
 
-    def __init__(self, agent: Agent, model: str, *, reuse: bool) -> None:
+    def __init__(self, agent: Agent, model: str, *, reuse: bool, text: str = "mail server") -> None:
         super().__init__(daemon=True)
         self.failures: list[str] = []
         self.versions: Counter[str] = Counter()
@@ -256,6 +258,7 @@ class Client(threading.Thread):
         self._agent = agent
         self._path = f"/v2/models/{model}/infer"
         self._reuse = reuse
+        self._text = text
         self._done = threading.Event()
 
     @property
@@ -265,7 +268,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         connection = self._agent.connect()
-        body = json.dumps(texts_request("mail server")).encode()
+        body = json.dumps(texts_request(self._text)).encode()
         while not self._done.is_set():
             try:
                 if connection.sock is None:

@@ -105,9 +105,20 @@ class FakeHost:
         self._serving = manifest_sha256
         self.served.append(manifest_sha256)
 
+    def authenticate(self, release: Release) -> None:
+        self.calls.append("authenticate")
+        digest = release.manifest.sha256
+        if digest in self._flaws.unanswered:
+            return
+        refusal = self._flaws.untrusted.get(digest)
+        self.answers.append(lambda now_s: self.driver.authenticated(digest, refusal, now_s))
+
+    def stop_authenticating(self) -> None:
+        self.calls.append("stop_authenticating")
+
     def start_active(self, manifest_sha256: str) -> None:
+        # Whatever serves goes on until this one can.
         self.calls.append("start_active")
-        self.serving = None
         reason = self._self_test(manifest_sha256)
         if reason:
             self.answers.append(lambda now_s: self.driver.failed(reason, now_s))
@@ -184,10 +195,13 @@ class Calls(list[str]):
 class Flaws:
     """Digests that fail their self-test, hang in it or die in the swap, on one device.
 
-    Those in `never_drain` serve after the swap, but the worker before them does not end.
+    Those in `never_drain` serve after the swap, but the worker before them does not end. Those in
+    `untrusted` are not believed, for the reason given; whether `unanswered` are is never known.
     """
 
     def __init__(self) -> None:
+        self.untrusted: dict[str, EdgeError] = {}
+        self.unanswered: set[str] = set()
         self.fail: set[str] = set()
         self.hang: set[str] = set()
         self.die_in_swap: set[str] = set()
@@ -277,6 +291,15 @@ class Device:
         """As a Transport."""
         self.wanted -= set(digests)
         self.link.unsubscribe([TOPICS.chunk(digest) for digest in digests])
+
+    fault = ""
+
+    def arrived(self) -> None:
+        """As a Transport."""
+
+    def failed(self) -> bool:
+        """As a Transport with one source."""
+        return False
 
     def tick(self, now_s: float) -> float:
         """Do what is due; when to call again at the latest."""

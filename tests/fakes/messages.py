@@ -75,7 +75,7 @@ FRAME_MESSAGES: tuple[worker.Frame, ...] = (
     worker.Serve(),
     worker.Drain(),
     worker.Connection(),
-    worker.Heartbeat(10, 1, {"counts": [1]}, {}),
+    worker.Heartbeat(10, 1, {"counts": [1]}, {}, 1, {}),
     worker.Ask("r1", ("one", "zwei ü")),
     worker.Answer("r1", ({"label": "admin"},)),
     worker.Answer("r2", (), "too long"),

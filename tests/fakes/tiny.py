@@ -18,6 +18,8 @@ LABELS: list[str] = json.loads((FIXTURE / "labels.json").read_text())
 TEXTS: list[str] = json.loads((FIXTURE / "texts.json").read_text())
 FLOORS = {"model.onnx": 0.9999, "model-float.tflite": 0.9999}
 INT8_FLOOR = 0.97
+TROUBLE = "zeppelin " + 22 * "x"
+"""A text that the bundle answers like any other, unless its tokenizer has a fault."""
 
 
 def variant_json(id: str, file: str, **changed: Any) -> dict[str, Any]:
@@ -94,6 +96,25 @@ def tokenize_step(**options: Any) -> dict[str, Any]:
         }
         | options,
     }
+
+
+def faulty_tokenizer(fault: str) -> bytes:
+    """The fixture's tokenizer with a fault that shows in TROUBLE, and in none of TEXTS.
+
+    "fails": it knows a word that the model has no row for. "slow": it normalizes with an
+    expression that goes through every way to cut a run of one letter, which takes about 0.1 s.
+    """
+    tokenizer = json.loads((FIXTURE / "tokenizer.json").read_bytes())
+    match fault:
+        case "fails":
+            tokenizer["model"]["vocab"]["zeppelin"] = 5000
+        case "slow":
+            replace = {"type": "Replace", "pattern": {"Regex": "(x+x+)+y"}, "content": "y"}
+            both = [replace, tokenizer["normalizer"]]
+            tokenizer["normalizer"] = {"type": "Sequence", "normalizers": both}
+        case _:
+            raise ValueError(fault)
+    return json.dumps(tokenizer).encode()
 
 
 def tiny_bundle(folder: Path, *args: Any, **changed: Any) -> VerifiedBundle:

@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge_runtime.update.policy import Policy
+from edge_runtime.update.trial import Health
 from tests.fakes.fleet import TOPICS, Device, Fleet
+from tests.fakes.tiny import TROUBLE
 from tests.flows.world import DEVICE, QUICK, Made, T, World
 
 STEP_S = 0.25
+ASKED = 4
+"""Requests of a client in a step."""
 LIMIT_S = 600.0
 
 
@@ -21,6 +25,9 @@ class MemoryWorld(World):
         self.fleet = Fleet(folder)
         self.all: dict[str, Made] = {}
         self._never_passes: set[str] = set()
+        self._faults: dict[str, str] = {}
+        self._clients: list[_Asking] = []
+        self._counted: dict[str, Health] = {}
         self._device: Device | None = None
         super().__init__(folder, self.fleet.broker.link, TOPICS)
 
@@ -30,8 +37,9 @@ class MemoryWorld(World):
         assert self._device is not None
         return self._device
 
-    def made(self, made: Made, passes: bool) -> None:
+    def made(self, made: Made, passes: bool, fault: str) -> None:
         self.all[made.digest] = made
+        self._faults[made.digest] = fault
         if not passes:
             self._never_passes.add(made.digest)
 
@@ -43,10 +51,24 @@ class MemoryWorld(World):
             if answer:
                 return answer
             self.fleet.pass_time(STEP_S)
+            self._count()
         raise AssertionError(f"{what}: not within {LIMIT_S:g} s, {self.reported}")
+
+    def _count(self) -> None:
+        """What serves answers every client, or not, and says what it has counted."""
+        if not self._clients or not self.board.alive or (digest := self.board.serving) is None:
+            return
+        before = self._counted.get(digest, Health())
+        failed = sum(client.ask(self._faults[digest]) for client in self._clients)
+        troubled = any(client.text == TROUBLE for client in self._clients)
+        took_ms = 100.0 if troubled and self._faults[digest] == "slow" else 1.0
+        requests = before.requests + ASKED * len(self._clients)
+        self._counted[digest] = Health(requests, before.failed + failed, took_ms, took_ms)
+        self.board.driver.served(digest, self._counted[digest], self.fleet.now_s)
 
     def boot(self, policy: Policy = QUICK) -> None:
         self.reported = None
+        self._counted.clear()
         if self._device is None:
             self._device = self.fleet.add(DEVICE, policy)
             self.mend()
@@ -67,8 +89,11 @@ class MemoryWorld(World):
         return self.all[serving] if serving else None
 
     @contextmanager
-    def asking(self) -> Iterator[_Asking]:
-        yield _Asking(self.fleet, self.board)
+    def asking(self, text: str = "mail server") -> Iterator[_Asking]:
+        client = _Asking(self.board, text)
+        self._clients.append(client)
+        yield client
+        self._clients.remove(client)
 
     def workers_started(self) -> int:
         calls = self.board.host.calls
@@ -102,23 +127,31 @@ class MemoryWorld(World):
 
 
 class _Asking:
-    """Asks whenever what serves has changed, and once in every second."""
+    """Asks whenever what serves has changed, and ASKED times in every step of time."""
 
-    def __init__(self, fleet: Fleet, device: Device) -> None:
-        self._fleet = fleet
-        self._began_s = fleet.now_s
+    def __init__(self, device: Device, text: str) -> None:
+        self.text = text
+        self._asked = 0
+        self._failed = 0
         self._host = device.host
         self._serves = device.serving is not None
         self._before = len(device.host.served)
 
+    def ask(self, fault: str) -> int:
+        """Of what has that fault; how many requests failed."""
+        failed = ASKED if self.text == TROUBLE and fault == "fails" else 0
+        self._asked += ASKED
+        self._failed += failed
+        return failed
+
     @property
     def sent(self) -> int:
-        return 1 + int(self._fleet.now_s - self._began_s) + len(self._since())
+        return 1 + self._asked + len(self._since())
 
     @property
     def failures(self) -> list[str]:
         gaps = self._since().count(None) + (not self._serves)
-        return ["nothing served"] * gaps
+        return ["nothing served"] * gaps + ["the model refuses this input"] * self._failed
 
     def _since(self) -> list[str | None]:
         return self._host.served[self._before :]

@@ -53,7 +53,7 @@ class ProcessWorld(World):
         if self._agents:
             assert "Traceback" not in self.agent.log, self.agent.log
 
-    def made(self, made: Made, passes: bool) -> None:
+    def made(self, made: Made, passes: bool, fault: str) -> None:
         self._all.append(made)
 
     def until(self, what: str, found: Callable[[], T]) -> T:
@@ -114,8 +114,8 @@ class ProcessWorld(World):
         return next(m for m in self._all if [m.manifest.version] == answer["versions"])
 
     @contextmanager
-    def asking(self) -> Iterator[Client]:
-        client = Client(self.agent, MODEL, reuse=True)
+    def asking(self, text: str = "mail server") -> Iterator[Client]:
+        client = Client(self.agent, MODEL, reuse=True, text=text)
         client.start()
         try:
             wait_for("the client asks", lambda: client.sent)

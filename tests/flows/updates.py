@@ -6,10 +6,12 @@ by `tests/system/test_flows.py`. Each flow begins in a world whose device was ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from edge_runtime.fleet.rollout import Outcome
-from tests.flows.world import QUICK, World, changed
+from tests.fakes.tiny import TROUBLE
+from tests.flows.world import PATIENT, QUICK, Made, World, changed
 
 Flow = Callable[[World], None]
 
@@ -218,6 +220,89 @@ def a_crash_in_the_trial_rolls_back(world: World) -> None:
     assert (outcome, "signal" in reason) == (Outcome.REFUSED, True)
 
 
+def a_bundle_that_fails_requests_in_its_trial_rolls_back(world: World) -> None:
+    v1, v2 = world.bundle("1.0.0"), world.bundle("2.0.0", fault="fails")
+    world.run_first(v1)
+    restart(world, v1)
+    world.publish(v2)
+    with world.asking() as others, world.asking(TROUBLE) as client:
+        plan = world.deploy(v2)
+        world.until("it is told", lambda: world.told("rolled-back"))
+        reported = world.until_serves(v1)
+    (text,) = world.told("rolled-back")
+    assert re.fullmatch(r"tiny 2\.0\.0: \d+ of \d+ requests failed, at most 10 % allowed", text)
+    # What failed is what the bundle failed; the way back costs nobody a request.
+    assert client.failures != []
+    assert [f for f in client.failures if "the model refuses this input" not in f] == []
+    assert others.failures == []
+    assert reported.refused[0].manifest_sha256 == v2.digest
+    assert reported.previous is None
+    assert world.outcome(plan) == (Outcome.REFUSED, reported.refused[0].reason)
+    stays_refused(world, v1, v2)
+
+
+def a_bundle_that_slows_requests_in_its_trial_rolls_back(world: World) -> None:
+    v1, v2 = world.bundle("1.0.0"), world.bundle("2.0.0", fault="slow")
+    world.run_first(v1)
+    restart(world, v1)
+    world.publish(v2)
+    with world.asking(TROUBLE) as client:
+        world.until("v1 was asked often", lambda: client.sent > 40)
+        plan = world.deploy(v2)
+        world.until("it is told", lambda: world.told("rolled-back"))
+        reported = world.until_serves(v1)
+    (text,) = world.told("rolled-back")
+    assert "tiny 2.0.0: the median of" in text
+    assert "more than 3 times the p95 of the bundle before it" in text
+    assert client.failures == []
+    assert reported.refused[0].manifest_sha256 == v2.digest
+    assert world.outcome(plan) == (Outcome.REFUSED, reported.refused[0].reason)
+    stays_refused(world, v1, v2)
+
+
+def a_board_that_goes_down_again_and_again_in_a_trial_rolls_back(world: World) -> None:
+    v1, v2 = world.bundle("1.0.0"), world.bundle("2.0.0")
+    world.run_first(v1)
+    restart(world, v1)
+    world.publish(v2)
+    plan = world.deploy(v2)
+    world.until_serves(v2, state="trial")
+    for _ in range(PATIENT.max_boots):
+        world.power_cut()
+        world.boot(PATIENT)
+        world.until_serves(v2, state="trial")
+    assert world.told("rolled-back") == []
+    world.power_cut()
+    world.boot(PATIENT)
+    reported = world.until_serves(v1)
+    reason = f"the device restarted {PATIENT.max_boots + 1} times while it was tried"
+    assert [(r.manifest_sha256, r.reason) for r in reported.refused] == [(v2.digest, reason)]
+    world.until("it is told", lambda: world.told("rolled-back"))
+    assert world.told("rolled-back") == [f"tiny 2.0.0: {reason}"]
+    assert world.outcome(plan) == (Outcome.REFUSED, reason)
+    stays_refused(world, v1, v2)
+
+
+def restart(world: World, made: Made) -> None:
+    """With bounds that leave a trial its time; `made` serves again, and is good."""
+    world.power_cut()
+    world.boot(PATIENT)
+    world.until_serves(made)
+
+
+def stays_refused(world: World, made: Made, refused: Made) -> None:
+    """After a power cut `made` serves, and `refused` is not even tried."""
+    world.power_cut()
+    world.boot()
+    reported = world.until_serves(made)
+    assert reported.refused[0].manifest_sha256 == refused.digest
+    plan = world.deploy(refused)
+    assert not plan.changed
+    assert "--retry" in plan.warnings[0]
+    assert world.outcome(plan)[0] is Outcome.REFUSED
+    assert world.workers_started() == 1
+
+
 def a_crash_after_the_trial_is_only_a_restart(world: World) -> None:
     v1, v2 = world.bundle("1.0.0"), world.bundle("2.0.0")
     world.run_first(v1)
@@ -304,6 +389,9 @@ ALL: tuple[Flow, ...] = (
     a_power_cut_in_a_fetch_costs_no_chunk_twice,
     a_power_cut_in_a_swap_ends_in_a_bundle_that_serves,
     a_crash_in_the_trial_rolls_back,
+    a_bundle_that_fails_requests_in_its_trial_rolls_back,
+    a_bundle_that_slows_requests_in_its_trial_rolls_back,
+    a_board_that_goes_down_again_and_again_in_a_trial_rolls_back,
     a_crash_after_the_trial_is_only_a_restart,
     a_broker_that_lost_everything_in_a_fetch_is_made_up_for,
     an_unreadable_desired_state_is_told_and_ignored,

@@ -30,7 +30,7 @@ from edge_runtime.messages.fleet import Desired, Event, Release, Reported
 from edge_runtime.messages.topics import Topics
 from edge_runtime.update.policy import Policy
 from tests.fakes.bundles import noise
-from tests.fakes.tiny import tiny_folder, variant_json
+from tests.fakes.tiny import faulty_tokenizer, tiny_folder, variant_json
 
 DEVICE = "device-1"
 SLACK_BYTES = 16 << 10
@@ -42,7 +42,10 @@ QUICK = Policy(
     chunk_timeout_s=1.0,
     chunk_tries=2,
     report_s=0.1,
+    trial_slowdown=100.0,  # A test machine that is busy says nothing of a bundle.
 )
+PATIENT = dataclasses.replace(QUICK, trial_s=60.0, trial_slowdown=3.0, max_boots=2)
+"""Long enough for anything to happen in a trial."""
 FOLLOW_S = 10.0
 
 T = TypeVar("T")
@@ -142,12 +145,22 @@ class World(ABC):
     # The operator.
 
     def bundle(
-        self, version: str, *, backbone: int = 1, passes: bool = True, profile: str = ""
+        self,
+        version: str,
+        *,
+        backbone: int = 1,
+        passes: bool = True,
+        profile: str = "",
+        fault: str = "",
     ) -> Made:
-        """A new bundle; not `passes`: no device's self-test lets it serve."""
+        """A new bundle; not `passes`: no device's self-test lets it serve.
+
+        With a `fault`, "fails" or "slow", it passes, and then fails or slows whoever asks TROUBLE.
+        """
         variant = variant_json("ort-int8", "model-int8.onnx")
         if not passes:
             variant["tolerance"]["floor"] = 1.0
+        tokenizer = {"tokenizer.json": faulty_tokenizer(fault)} if fault else {}
         made = Made(
             tiny_folder(
                 self.folder / "bundles" / version,
@@ -155,12 +168,13 @@ class World(ABC):
                 {
                     "backbone.bin": noise(600_000, backbone),
                     "head.bin": noise(5_000, crc32(version.encode())),
+                    **tokenizer,
                 },
                 version=version,
                 profile=profile or "generic-x86_64",
             )
         )
-        self.made(made, passes)
+        self.made(made, passes, fault)
         return made
 
     def publish(self, made: Made) -> Publication:
@@ -273,7 +287,7 @@ class World(ABC):
     # The device, the broker and time; each world has its own.
 
     @abstractmethod
-    def made(self, made: Made, passes: bool) -> None:
+    def made(self, made: Made, passes: bool, fault: str) -> None:
         """A bundle was made."""
 
     @abstractmethod
@@ -297,8 +311,8 @@ class World(ABC):
         """The bundle that clients on the device get answers from."""
 
     @abstractmethod
-    def asking(self) -> AbstractContextManager[Asking]:
-        """A client asks all the time inside."""
+    def asking(self, text: str = "mail server") -> AbstractContextManager[Asking]:
+        """A client asks this all the time inside."""
 
     @abstractmethod
     def workers_started(self) -> int:

@@ -48,6 +48,14 @@ def test_every_table_is_read_and_paths_stand_relative_to_the_file(tmp_path: Path
     assert (config.update.window, config.update.trial_s) == (4, 5.0)
 
 
+def test_the_bounds_of_a_trial_are_read_and_the_one_on_speed_may_be_zero(tmp_path: Path) -> None:
+    text = "[update]\ntrial_p95_ms = 0\ntrial_error_ratio = 0.001\ntrial_slowdown = 5\n"
+    update = load(tmp_path, SMALLEST + text, EDGE_AGENT_UPDATE_TRIAL_MIN_REQUESTS="7").update
+    assert (update.trial_p95_ms, update.trial_error_ratio) == (0.0, 0.001)
+    assert (update.trial_slowdown, update.trial_min_requests) == (5.0, 7)
+    assert load(tmp_path, SMALLEST + "[update]\ntrial_p95_ms = 0.5\n").update.trial_p95_ms == 0.5
+
+
 @pytest.mark.parametrize("url", ["MQTTS://u:p@h", " mqtts://u:p@h", "Mqtts://u:p@h"])
 def test_a_broker_whose_scheme_is_written_oddly_is_still_encrypted(
     tmp_path: Path, url: str
@@ -62,8 +70,46 @@ def test_a_broker_whose_scheme_is_written_oddly_is_still_encrypted(
 
 def test_trust_must_be_chosen_in_so_many_words(tmp_path: Path) -> None:
     text = 'device_id = "a"\nprofile = "generic-x86_64"\n'
-    assert 'write trust = "none"' in fault(tmp_path, text)
-    assert "signed bundles come with a later version" in fault(tmp_path, text + 'trust = "tuf"\n')
+    assert 'trust is missing, expected "tuf" with root = "root.json"' in fault(tmp_path, text)
+    assert "trust is 'tofu', expected tuf or none" in fault(tmp_path, text + 'trust = "tofu"\n')
+
+
+def test_trust_without_what_it_needs_is_a_fault_and_never_less_trust(tmp_path: Path) -> None:
+    text = 'device_id = "a"\nprofile = "generic-x86_64"\ntrust = "tuf"\n'
+    assert "root is missing" in fault(tmp_path, text)
+    assert "root.json is no file" in fault(tmp_path, text + 'root = "root.json"\n')
+    (tmp_path / "root.json").write_text("{}")
+    config = load(tmp_path, text + 'root = "root.json"\n')
+    assert (config.trust, config.root) == ("tuf", tmp_path / "root.json")
+    said = fault(tmp_path, SMALLEST + 'root = "root.json"\n')
+    assert 'root is given, but trust is "none"' in said
+
+
+def test_sources_are_the_broker_unless_others_are_named(tmp_path: Path) -> None:
+    broker = '[broker]\nurl = "mqtt://b"\n'
+    assert load(tmp_path, SMALLEST).sources == ()
+    assert load(tmp_path, SMALLEST + broker).sources == ("mqtt",)
+    named = 'sources = ["https://mirror.example/edge", "mqtt"]\n'
+    wanted = ("https://mirror.example/edge", "mqtt")
+    assert load(tmp_path, SMALLEST + named + broker).sources == wanted
+    variable = load(
+        tmp_path, SMALLEST + broker, EDGE_AGENT_SOURCES="https://mirror.example/edge, mqtt"
+    )
+    assert variable.sources == wanted
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        ('["mqtt"]', "but there is no [broker]"),
+        ('["ftp://mirror.example"]', "starts with 'ftp'"),
+        ('["http://mirror.example"]', "plain http"),
+        ('["file:///a", "file:///a"]', "names one twice"),
+        ('"mqtt"', "must be a list"),
+    ],
+)
+def test_a_source_that_cannot_be_one_is_named(tmp_path: Path, sources: str, said: str) -> None:
+    assert said in fault(tmp_path, SMALLEST + f"sources = {sources}\n")
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
@@ -124,6 +170,11 @@ def test_every_fault_is_told_in_one_go_with_where_it_stands(tmp_path: Path) -> N
             SMALLEST + "[worker]\ndrain_s = 118\n",
             "[worker]: drain_s is 118, expected more than 2 s below activate_timeout_s of "
             "[update], 120: a swap ends only when the old worker has finished",
+        ),
+        (SMALLEST + "[update]\ntrial_error_ratio = 10\n", "is 10, expected a share of at most 1"),
+        (
+            SMALLEST + "[update]\ntrial_slowdown = 0.5\n",
+            "trial_slowdown is 0.5, expected at least 1",
         ),
         (SMALLEST + "[update]\nactivate_timeout_s = 12\n", "drain_s is 10, expected more than"),
     ],

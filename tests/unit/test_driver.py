@@ -13,7 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edge_runtime.bundle.files import Chunk, FileEntry, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME
-from edge_runtime.errors import DeviceError, IncompatibleError, UntrustedError
+from edge_runtime.errors import (
+    DeviceError,
+    IncompatibleError,
+    MetadataError,
+    TransferError,
+    UntrustedError,
+)
 from edge_runtime.messages.fleet import Desired, Release
 from edge_runtime.update.driver import Driver
 from edge_runtime.update.journal import Journal
@@ -172,6 +178,7 @@ def test_a_desired_state_that_gives_a_chunk_two_sizes_is_refused(fleet: Fleet) -
     entry = FileEntry(MANIFEST_NAME, 30, "2" * 64, chunks)
     desired = Desired(1, Release("demo", "1.0.0", "generic-x86_64", 1, entry))
     device.driver.desired(desired.to_bytes(), fleet.now_s)
+    fleet.settle()
     assert "listed with 10 and with 20 bytes" in device.status.reason
     assert device.status.state == "idle"
 
@@ -260,9 +267,95 @@ def test_whatever_goes_through_a_whole_bundle_gives_a_sign_with_every_chunk(
     large = bundle("1.0.0", size=3_000_000)
     chunks = {c.sha256 for entry in large.manifest.files for c in entry.chunks}
     driver.install(large, 0.0)
+    driver.authenticated(large.digest, None, 0.0)
     assert driver.status.state == "testing"
     assert len(chunks) > 30
     assert pulses >= 2 * len(chunks), "written, then read"
+
+
+def test_nothing_is_fetched_before_the_release_is_authenticated(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    device.flaws.unanswered.add(V1.digest)
+    fleet.publish(V1)
+    fleet.deploy(device, V1)
+    fleet.settle()
+    assert (device.status.state, device.wanted) == ("authenticating", set())
+
+
+def test_an_unsigned_release_is_refused_and_remembered(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    fleet.update(device, V1)
+    device.flaws.untrusted[V2.digest] = UntrustedError("not in the signed metadata")
+    fleet.publish(V2)
+    fleet.deploy(device, V2)
+    fleet.pass_time(3600)
+    assert device.host.events[-1] == ("bundle-refused", "demo 2.0.0: not in the signed metadata")
+    assert device.serving == V1.digest
+    assert device.host.calls.count("authenticate") == 1 + device.policy.trust_tries
+    assert V2.chunks.keys().isdisjoint(device.wanted)
+
+
+def test_metadata_that_is_not_believed_condemns_no_bundle_and_is_told_once(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    fleet.update(device, V1)
+    device.flaws.untrusted[V2.digest] = MetadataError("timestamp.json: rolled back")
+    fleet.publish(V2)
+    fleet.deploy(device, V2)
+    fleet.pass_time(3600)
+    assert device.host.kinds().count("metadata-refused") == 1
+    assert device.host.calls.count("authenticate") > 3
+    assert (device.status.refused, device.status.state) == ((), "waiting")
+    assert device.serving == V1.digest
+    device.flaws.untrusted.clear()
+    fleet.pass_time(1200)
+    assert device.serving == V2.digest
+
+
+def test_trust_that_never_answers_is_asked_again(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    device.flaws.unanswered.add(V1.digest)
+    fleet.deploy(device, V1)
+    fleet.pass_time(device.policy.authenticate_timeout_s + 1)
+    assert "signed metadata was not followed within 300 s" in device.status.reason
+    device.flaws.unanswered.clear()
+    fleet.publish(V1)
+    fleet.pass_time(60)
+    assert device.serving == V1.digest
+
+
+def test_what_stalled_for_want_of_a_link_goes_on_with_the_link(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    device.flaws.untrusted[V1.digest] = TransferError("the broker is not connected")
+    fleet.publish(V1)
+    fleet.settle()
+    device.driver.connected(False, fleet.now_s)
+    device.driver.desired(Desired(1, V1.release).to_bytes(), fleet.now_s)
+    fleet.pass_time(0.1)
+    assert device.status.state == "waiting"
+    device.flaws.untrusted.clear()
+    device.driver.connected(True, fleet.now_s)
+    fleet.pass_time(0.1)
+    assert device.serving == V1.digest
+
+
+def test_an_answer_about_another_release_authenticates_nothing(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    device.flaws.unanswered.add(V1.digest)
+    fleet.deploy(device, V1)
+    fleet.settle()
+    device.driver.authenticated(V2.digest, None, fleet.now_s)
+    assert device.status.state == "authenticating"
+
+
+def test_another_desired_state_stops_the_asking(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    device.flaws.unanswered.add(V1.digest)
+    fleet.deploy(device, V1)
+    fleet.settle()
+    fleet.deploy(device, None)
+    fleet.settle()
+    assert device.status.state == "idle"
+    assert "stop_authenticating" in device.host.calls
 
 
 class AnythingMayHappen(RuleBasedStateMachine):

@@ -23,6 +23,7 @@ OURS = MADE.release.ref
 def test_the_way_forward_is_as_documented() -> None:
     events: list[Event] = [
         on.Wanted(A),
+        on.Authenticated(),
         on.ManifestHeld(),
         on.ChunksHeld(7),
         on.Verified(),
@@ -35,7 +36,8 @@ def test_the_way_forward_is_as_documented() -> None:
         record, _ = advance(record, event, 32)
         states.append(record.state.value)
     assert states == [
-        "fetching_manifest", "fetching", "verifying", "testing", "activating", "trial", "idle",
+        "authenticating", "fetching_manifest", "fetching", "verifying", "testing", "activating",
+        "trial", "idle",
     ]  # fmt: skip
     assert record == Record(active=A, good=True, fetched_bytes=7, update_s=1.5)
 

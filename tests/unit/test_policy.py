@@ -28,11 +28,23 @@ def test_the_default_window_stays_far_below_the_queue_of_a_broker() -> None:
         {"wait_s": float("nan")},
         {"disk_margin_bytes": 0},
         {"max_refusals": 65},
+        {"trial_p95_ms": -1.0},
+        {"trial_p95_ms": float("nan")},
+        {"trial_error_ratio": 0.0},
+        {"trial_error_ratio": 10.0},
+        {"trial_slowdown": 0.5},
+        {"trial_min_requests": 0},
     ],
 )
 def test_a_bound_that_makes_no_sense_is_refused_by_name(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         Policy(**bad)
+
+
+def test_a_bound_on_speed_may_be_left_out_but_no_other() -> None:
+    assert Policy(trial_p95_ms=0.0).trial_p95_ms == 0
+    with pytest.raises(InputError, match=r"trial_p95_ms is -1\.0, expected 0 or more"):
+        Policy(trial_p95_ms=-1.0)
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))

@@ -225,6 +225,13 @@ def test_a_bundle_for_another_board_is_incompatible() -> None:
         fitting(profile="raspberry-pi-5")
 
 
+def test_a_device_that_takes_only_some_tasks_refuses_the_others() -> None:
+    made, profile = manifest(), load_profile("generic-x86_64")
+    assert dataclasses.replace(profile, tasks=(made.task,)).fits(made)
+    with pytest.raises(IncompatibleError, match="this device takes embedding"):
+        dataclasses.replace(profile, tasks=("embedding",)).fits(made)
+
+
 def test_where_nothing_fits_every_variant_has_its_reason() -> None:
     made = manifest()
     variants = (

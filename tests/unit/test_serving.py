@@ -202,7 +202,9 @@ def test_a_request_for_too_much_is_refused_before_the_engine_is_asked(
     with pytest.raises(InputError, match=says):
         ask(serving)
     assert engine().shapes == []
-    assert serving.metrics.snapshot().errors == 0
+    snapshot = serving.metrics.snapshot()
+    assert (snapshot.requests, snapshot.errors, snapshot.failed) == (1, 0, 0)
+    assert snapshot.work.count == 0
 
 
 def test_one_more_than_may_wait_is_told_so_at_once(serving: Serving) -> None:
@@ -216,8 +218,54 @@ def test_one_more_than_may_wait_is_told_so_at_once(serving: Serving) -> None:
     for thread in threads:
         thread.join(5)
     snapshot = serving.metrics.snapshot()
-    assert (snapshot.requests, snapshot.errors) == (10, 1)
+    assert (snapshot.requests, snapshot.errors, snapshot.failed) == (10, 1, 0)
+    assert snapshot.work.count == 9
     assert serving.texts(["mail"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [("fails", "the fake engine failed"), ("nan", "not finite")]
+)
+@pytest.mark.parametrize(
+    "ask", [lambda s: s.texts(["mail"]), lambda s: s.tensors(rows(1))], ids=["texts", "tensors"]
+)
+def test_what_the_bundle_does_not_answer_is_counted_as_its_failure(
+    serving: Serving, ask: Callable[[Serving], Any], fault: str, says: str
+) -> None:
+    engine().fault = fault
+    with pytest.raises(DeviceError, match=says):
+        ask(serving)
+    snapshot = serving.metrics.snapshot()
+    assert (snapshot.requests, snapshot.errors, snapshot.failed) == (1, 1, 1)
+    assert snapshot.work.count == 0
+
+
+def test_an_engine_that_refuses_what_the_bundles_own_tokenizer_made_has_failed(
+    serving: Serving,
+) -> None:
+    def refuse(_shape: tuple[int, ...]) -> None:
+        raise InputError("indices element out of data bounds, idx=5000")
+
+    before_each_run(refuse)
+    with pytest.raises(DeviceError, match="idx=5000"):
+        serving.texts(["mail"])
+    assert serving.metrics.snapshot().failed == 1
+    with pytest.raises(InputError, match="idx=5000"):  # Whoever sends tensors chose the numbers.
+        serving.tensors(rows(1))
+    assert serving.metrics.snapshot().failed == 1
+
+
+def test_the_time_that_a_request_waits_for_others_is_not_its_work(serving: Serving) -> None:
+    before_each_run(lambda _shape: time.sleep(RUN_S))
+    threads = [apart(lambda: serving.texts(["mail"])) for _ in range(6)]
+    for thread in threads:
+        thread.join(10)
+    snapshot = serving.metrics.snapshot()
+    longest, work = snapshot.latency.max_ms, snapshot.work.percentile(50)
+    assert longest is not None
+    assert work is not None
+    assert longest > 5 * 1000 * RUN_S
+    assert work < longest / 2
 
 
 def test_an_engine_that_fails_leaves_its_turn(serving: Serving) -> None:

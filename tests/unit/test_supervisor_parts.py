@@ -478,7 +478,7 @@ def test_a_report_that_the_link_refuses_is_told_later(tmp_path: Path) -> None:
     made, link = reporting(tmp_path)
     link.full = True
     made.connected(True)
-    status = Status(1, "idle", None, None, (), None, 0, 0.0, "")
+    status = Status(1, "idle", None, None, (), None, 0, 0.0, "", "none")
     made.report(status, None)
     assert made.tick(200.0, {}) == pytest.approx(200.0, abs=1.0)
     link.full = False

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import UntrustedError
-from edge_runtime.telemetry.metrics import MAX_MS, MIN_MS, Histogram, Metrics, Snapshot
+from edge_runtime.telemetry.metrics import MAX_MS, MIN_MS, Histogram, Metrics, Outcome, Snapshot
 
 DURATIONS = st.lists(st.floats(MIN_MS, MAX_MS), min_size=1, max_size=200)
 
@@ -41,6 +41,21 @@ def test_merging_equals_recording_everything_in_one(a: list[float], b: list[floa
     assert merged.as_json()["buckets"] == both.as_json()["buckets"]
     assert merged.percentile(95) == both.percentile(95)
     assert merged.mean_ms == pytest.approx(both.mean_ms)
+
+
+@given(DURATIONS, DURATIONS, st.sampled_from([50, 95, 99]))
+def test_what_came_since_is_what_was_recorded_since(
+    a: list[float], b: list[float], percent: int
+) -> None:
+    earlier = made(a)
+    later = earlier.copy()
+    for value in b:
+        later.record(value)
+    since = later.since(earlier)
+    assert since.as_json()["buckets"] == made(b).as_json()["buckets"]
+    assert since.percentile(percent) == pytest.approx(made(b).percentile(percent), rel=0.05)
+    assert since.mean_ms == pytest.approx(made(b).mean_ms, rel=1e-3, abs=1e-6 * sum(a + b))
+    assert later.since(later).percentile(percent) is None
 
 
 @given(DURATIONS)
@@ -115,7 +130,8 @@ def test_metrics_count_requests_of_many_threads() -> None:
 
     def work() -> None:
         for number in range(500):
-            metrics.record(latency_ms=2.0, queue_wait_ms=0.1, ok=number % 10 != 0)
+            outcome = Outcome.ANSWERED if number % 10 else Outcome.FAILED
+            metrics.record(latency_ms=2.0, queue_wait_ms=0.1, outcome=outcome)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -127,6 +143,16 @@ def test_metrics_count_requests_of_many_threads() -> None:
     assert snapshot.latency.count == snapshot.queue_wait.count == 4000
 
 
+def test_each_outcome_counts_where_it_belongs() -> None:
+    metrics = Metrics()
+    for outcome in Outcome:
+        metrics.record(latency_ms=8.0, queue_wait_ms=3.0, outcome=outcome)
+    s = metrics.snapshot()
+    assert (s.requests, s.errors, s.failed) == (4, 2, 1)
+    assert (s.latency.count, s.work.count) == (4, 1)
+    assert s.work.percentile(95) == pytest.approx(5.0)
+
+
 def test_snapshot_does_not_change_with_later_requests() -> None:
     metrics = Metrics()
     metrics.record(latency_ms=1, queue_wait_ms=0)
@@ -136,14 +162,17 @@ def test_snapshot_does_not_change_with_later_requests() -> None:
 
 
 def test_merged_snapshots_leave_their_parts_alone() -> None:
-    one = Snapshot(1, 0, made([1.0]), made([0.1]))
-    two = Snapshot(2, 1, made([2.0, 3.0]), made([0.1, 0.2]))
+    one = Snapshot(1, 0, made([1.0]), made([0.1]), 0, made([0.9]))
+    two = Snapshot(2, 1, made([2.0, 3.0]), made([0.1, 0.2]), 1, made([1.9]))
     both = one.merged(two)
     assert (both.requests, both.errors, both.latency.count) == (3, 1, 3)
+    assert (both.failed, both.work.count) == (1, 2)
     assert (one.latency.count, two.latency.count) == (1, 2)
 
 
 def test_snapshot_survives_a_heartbeat() -> None:
-    one = Snapshot(1, 0, made([1.0]), made([0.1]))
-    again = Snapshot.from_json(1, 0, one.latency.as_json(), one.queue_wait.as_json())
+    one = Snapshot(2, 1, made([1.0]), made([0.1]), 1, made([0.9]))
+    again = Snapshot.from_json(
+        2, 1, one.latency.as_json(), one.queue_wait.as_json(), 1, one.work.as_json()
+    )
     assert again == one

@@ -45,7 +45,9 @@ ORDER = Order(
 
 def heartbeat() -> Heartbeat:
     s = Metrics().snapshot()
-    return Heartbeat(s.requests, s.errors, s.latency.as_json(), s.queue_wait.as_json())
+    return Heartbeat(
+        s.requests, s.errors, s.latency.as_json(), s.queue_wait.as_json(), 0, s.work.as_json()
+    )
 
 
 class Scripted(WorkerProcess):
@@ -108,7 +110,7 @@ class Ears:
     def failed(self, reason: str) -> None:
         self.said.append(("failed", reason))
 
-    def counted(self, pid: int, snapshot: Snapshot | None) -> None:
+    def counted(self, pid: int, manifest_sha256: str, snapshot: Snapshot | None) -> None:
         pass
 
     def answered(self, answer: Answer) -> None:

@@ -1,0 +1,206 @@
+"""The notary: a process that follows signed metadata, says whether one release is signed, and ends.
+
+It reads what strangers wrote with native cryptography, and needs 30 MB for a moment. The supervisor
+shall neither crash of it nor keep it, so it runs beside, within limits of its own.
+
+Sources are asked in order, until one has metadata that can be followed and that vouches for the
+release. What the broker keeps comes through the supervisor, which holds the connection. Where no
+source can be reached, the metadata already here decides, as long as it has not expired: a device
+without a network takes a bundle from a stick that way.
+
+Nothing but `edge_runtime.agent.trust` starts it. The state folder is the supervisor's, which waits
+for this process before it ends.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import logging
+import re
+import resource
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edge_runtime.agent.order import Question
+from edge_runtime.errors import (
+    DeviceError,
+    EdgeError,
+    IncompatibleError,
+    InputError,
+    MetadataError,
+    TransferError,
+    UntrustedError,
+)
+from edge_runtime.fields import Fields
+from edge_runtime.link.address import TlsFiles
+from edge_runtime.link.repository import open_repository
+from edge_runtime.messages.fleet import Release
+from edge_runtime.messages.worker import Frame, FrameReader, Given, Need, Verdict, to_frame
+from edge_runtime.update.clock import Clock
+from edge_runtime.update.trust.client import MAX_ROOT_BYTES, Client, Files, Trusted
+
+BROKER = "mqtt"
+READ_BYTES = 256 << 10
+MAX_DATA_BYTES = 256 << 20
+MAX_CPU_S = 120
+OUTCOMES: dict[type[EdgeError], str] = {
+    UntrustedError: "untrusted",
+    IncompatibleError: "untrusted",
+    MetadataError: "metadata",
+    TransferError: "transfer",
+}
+"""Of an error; any other is "device"."""
+
+
+def decide(
+    release: Release, folder: Path, root: bytes, sources: Sequence[tuple[str, Callable[[], Files]]]
+) -> Trusted:
+    """What was followed where `release` is signed.
+
+    Args:
+        sources: names and openers, asked in order. A stale one vouches for less than the next.
+
+    Raises:
+        UntrustedError: metadata was followed, and nobody signed this release.
+        MetadataError: metadata came, and was not to be believed.
+        TransferError: none came.
+        DeviceError: the disk failed.
+    """
+    faults: list[EdgeError] = []
+    for name, opened in sources:
+        try:
+            return _follow(release, folder, root, opened())
+        except DeviceError:
+            raise
+        except EdgeError as reason:
+            faults.append(type(reason)(f"{name}: {reason}"))
+    if all(isinstance(fault, TransferError) for fault in faults):
+        with contextlib.suppress(UntrustedError, MetadataError, TransferError):
+            return _follow(release, folder, root, Kept(folder))
+    # Of several reasons the gravest: that nobody answered says the least.
+    for kind in (UntrustedError, MetadataError, EdgeError):
+        for fault in faults:
+            if isinstance(fault, kind):
+                raise fault
+    raise TransferError("no source of signed metadata is configured")
+
+
+def _follow(release: Release, folder: Path, root: bytes, files: Files) -> Trusted:
+    client = Client(folder, root, files, Clock(folder / "time.json"))
+    trusted = client.refresh()
+    client.check(release)
+    return trusted
+
+
+class Kept:
+    """The trusted metadata in `folder` as a source, for when there is no other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """By its name in a repository. It is kept without its version, which the client checks."""
+        kept = re.fullmatch(r"(?:[0-9]+\.)?([^/]+\.json)", name)
+        if kept is None or kept[1] == "root.json":  # Newer roots would have been followed.
+            return None
+        try:
+            with open(self._folder / kept[1], "rb") as file:
+                return file.read(max_bytes + 1)
+        except OSError:
+            return None
+
+
+class Broker:
+    """What the broker keeps, asked through the supervisor.
+
+    Raises:
+        TransferError: the supervisor is gone, or does not know.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._reader = FrameReader()
+
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """One file; waits for it."""
+        send(self._control, Need(name, max_bytes))
+        while data := self._control.recv(READ_BYTES):
+            for frame in self._reader.feed(data):
+                if isinstance(frame, Given):
+                    return _content(frame, name)
+        raise TransferError(f"{name}: the supervisor is gone")
+
+
+def _content(given: Given, name: str) -> bytes | None:
+    if given.failure:
+        raise TransferError(given.failure)
+    if given.data is None:
+        return None
+    try:
+        return base64.b64decode(given.data, validate=True)
+    except binascii.Error:
+        raise TransferError(f"{name}: garbled on its way through the supervisor") from None
+
+
+def send(control: socket.socket, frame: Frame) -> None:
+    """All of it."""
+    control.sendall(to_frame(frame))
+
+
+def answer(question: Question, control: socket.socket) -> Verdict:
+    """The verdict; it is never late for an error."""
+    try:
+        release = Release.parse(Fields(question.release, "release", UntrustedError))
+        root = _read_root(Path(question.root))
+        ca = Path(question.ca) if question.ca else None
+        sources = [(name, _opener(name, control, ca)) for name in question.sources]
+        trusted = decide(release, Path(question.folder), root, sources)
+    except EdgeError as reason:
+        outcome = next((o for kind, o in OUTCOMES.items() if isinstance(reason, kind)), "device")
+        return Verdict(outcome, str(reason)[:2048])
+    except MemoryError:
+        return Verdict("metadata", f"signed metadata needs more than {MAX_DATA_BYTES} bytes")
+    return Verdict("signed", "", trusted.root_version, trusted.timestamp_version, trusted.time_s)
+
+
+def _opener(name: str, control: socket.socket, ca: Path | None) -> Callable[[], Files]:
+    if name == BROKER:
+        return lambda: Broker(control)
+    return lambda: open_repository(name, TlsFiles(ca))
+
+
+def _read_root(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_ROOT_BYTES + 1)
+    except OSError as reason:
+        raise InputError(f"trusted root {path}: cannot be read ({reason.strerror})") from None
+    if len(data) > MAX_ROOT_BYTES:
+        raise InputError(f"trusted root {path}: larger than {MAX_ROOT_BYTES} bytes")
+    return data
+
+
+def _limit() -> None:
+    """What a hostile file may cost at most; too low a limit of the system's stays as it is."""
+    for what, most in ((resource.RLIMIT_DATA, MAX_DATA_BYTES), (resource.RLIMIT_CPU, MAX_CPU_S)):
+        _, hard = resource.getrlimit(what)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (bound, hard))
+
+
+def main(argv: Sequence[str]) -> int:
+    """`edge_runtime.agent.notary QUESTION`; the verdict goes to the supervisor."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="notary: %(message)s")
+    _limit()
+    question = Question.from_argument(argv[0])
+    with socket.socket(fileno=question.control) as control:
+        send(control, answer(question, control))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
