@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from dataclasses import replace as changed
+from functools import partial
 
 from edge_runtime.bundle.archive import Reader
 from edge_runtime.bundle.chunks import file_entry
@@ -23,6 +25,7 @@ from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from edge_runtime.bundle.verify import VerifiedBundle, verify
 from edge_runtime.errors import EdgeError, InputError, TransferError
 from edge_runtime.fields import Json
+from edge_runtime.fleet import deltas
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.repository import (
     fetch,
@@ -57,6 +60,7 @@ class Publication:
     sent_bytes: int
     skipped_chunks: int
     skipped_bytes: int
+    delta_bytes: int = 0
 
     def as_json(self) -> dict[str, Json]:
         """For scripts."""
@@ -67,6 +71,8 @@ class Publication:
             "sent_bytes": self.sent_bytes,
             "skipped_chunks": self.skipped_chunks,
             "skipped_bytes": self.skipped_bytes,
+            "deltas": len(self.release.deltas),
+            "delta_bytes": self.delta_bytes,
         }
 
 
@@ -75,24 +81,38 @@ def publish(
     reader: Reader,
     *,
     force: bool = False,
+    replace: bool = False,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Publication:
     """Put the bundle behind `reader` on the broker.
 
+    Args:
+        connection: to the broker.
+        reader: the bundle.
+        force: send every chunk, and replace another bundle of its name, version and profile.
+        replace: only the latter; for a bundle that is signed.
+        on_progress: is called as chunks are sent.
+
     Raises:
         UntrustedError, IncompatibleError: the bundle is broken, or not to be read.
-        InputError: another bundle is published under its name, version and profile, and not
-            `force`.
+        InputError: another bundle is published under its name, version and profile, and neither
+            `force` nor `replace`.
         TransferError: the broker stands still, forbids, or does not keep what it acknowledged.
         DeviceError: the disk failed.
     """
     bundle = verify(reader)  # 1
-    release, manifest_bytes = _release_of(bundle, reader)
+    release, manifest_bytes = release_in(bundle, reader)
     chunks = _unique(bundle, release)
-    again = _already_there(connection, release, force)  # 2
+    again = _already_there(connection, release, force or replace)  # 2
     held = set() if force else _held(connection, release, chunks.values(), again=again)
     to_send = {digest: chunk for digest, chunk in chunks.items() if digest not in held}
-    total = sum(chunk.size_bytes for chunk in to_send.values())
+    found = read_catalog(connection).releases
+    get, manifest_of = partial(fetch, connection), partial(fetch_manifest, connection)
+    made = deltas.from_bases(deltas.Source.of(bundle), release, found, manifest_of, get)
+    release = changed(release, deltas=tuple(one.ref for one in made))
+    blobs = dict(blob for one in made for blob in one.blobs)
+    delta_bytes = sum(map(len, blobs.values()))
+    total = sum(chunk.size_bytes for chunk in to_send.values()) + delta_bytes
     done = 0
     on_progress(0, total)
     left = dict(to_send)
@@ -101,8 +121,12 @@ def publish(
             connection.send("chunk", connection.topics.chunk(chunk.sha256), data)
             done += chunk.size_bytes
             on_progress(done, total)
+    for chunk, data in blobs.items():
+        connection.send("chunk", connection.topics.chunk(chunk.sha256), data)
+        done += chunk.size_bytes
+        on_progress(done, total)
     connection.settle()  # 4
-    _prove(connection, list(to_send.values()))  # 5
+    _prove(connection, [*to_send.values(), *blobs])  # 5
     payload = release.to_bytes()
     connection.send("metadata", connection.topics.metadata(release.file), payload)  # 6
     connection.settle()
@@ -118,14 +142,19 @@ def publish(
         release=release,
         again=again,
         sent_chunks=len(to_send),
-        sent_bytes=total,
+        sent_bytes=total - delta_bytes,
         skipped_chunks=len(chunks) - len(to_send),
-        skipped_bytes=size_bytes - total,
+        skipped_bytes=size_bytes - (total - delta_bytes),
+        delta_bytes=delta_bytes,
     )
 
 
-def _release_of(bundle: VerifiedBundle, reader: Reader) -> tuple[Release, bytes]:
-    """The release, and the bytes of the manifest that was verified."""
+def release_in(bundle: VerifiedBundle, reader: Reader) -> tuple[Release, bytes]:
+    """The release, and the bytes of the manifest that was verified.
+
+    Raises:
+        InputError: the bundle changed meanwhile.
+    """
     data = reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
     entry = file_entry(MANIFEST_NAME, data)
     if entry.sha256 != bundle.manifest_sha256:
@@ -134,8 +163,8 @@ def _release_of(bundle: VerifiedBundle, reader: Reader) -> tuple[Release, bytes]
     return Release(m.name, m.version, m.profile, m.size_bytes, entry), data
 
 
-def _already_there(connection: Connection, release: Release, force: bool) -> bool:
-    """Whether this very release is published; with `force`, another one may be in its place."""
+def _already_there(connection: Connection, release: Release, replace: bool) -> bool:
+    """Whether this very release is published; with `replace`, another one may be in its place."""
     payload = read_metadata(connection, release.file)
     if payload is None:
         return False
@@ -146,13 +175,13 @@ def _already_there(connection: Connection, release: Release, force: bool) -> boo
     try:
         other = release_of(payload, release.file)
     except EdgeError as reason:
-        if force:
+        if replace:
             return False
         raise InputError(
             f"{where} something unreadable under this name, version and profile ({reason}); "
             "use --force to replace it"
         ) from None
-    if other != release and not force:
+    if other != release and not replace:
         raise InputError(
             f"{where} another bundle under this name, version and profile (manifest "
             f"{other.manifest.sha256[:12]}…, this one is {release.manifest.sha256[:12]}…); "

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge_runtime.bundle.delta import MAX_REFS, DeltaRef
 from edge_runtime.bundle.files import SHA256, FileEntry
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, NAME, VERSION
 from edge_runtime.errors import IncompatibleError, UntrustedError
@@ -76,7 +77,8 @@ def release_file(name: str, version: str, profile: str) -> str:
 class Release:
     """A published bundle: what it is called, for which profile, how its manifest is fetched.
 
-    `repo/metadata/<name>@<version>@<profile>.json` holds one.
+    `repo/metadata/<name>@<version>@<profile>.json` holds one. `deltas` say how devices that hold
+    an older bundle may come by it with fewer bytes; they are no part of which release it is.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Release:
     profile: str
     size_bytes: int
     manifest: FileEntry
+    deltas: tuple[DeltaRef, ...] = field(default=(), compare=False)
 
     @property
     def ref(self) -> BundleRef:
@@ -110,16 +113,19 @@ class Release:
             profile=f.text("profile", pattern=NAME),
             size_bytes=f.integer("size_bytes"),
             manifest=manifest,
+            deltas=tuple(map(DeltaRef.parse, f.objects("deltas", (), max_items=MAX_REFS))),
         )
 
     def as_json(self) -> dict[str, Json]:
         """The object that `parse` reads."""
+        deltas: dict[str, Json] = {"deltas": [ref.as_json() for ref in self.deltas]}
         return {
             "name": self.name,
             "version": self.version,
             "profile": self.profile,
             "size_bytes": self.size_bytes,
             "manifest": self.manifest.as_json(),
+            **(deltas if self.deltas else {}),
         }
 
     @classmethod

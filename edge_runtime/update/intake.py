@@ -8,17 +8,19 @@ up: the lifecycle knows what they mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edge_runtime.bundle.archive import Reader
+from edge_runtime.bundle.delta import DeltaRef
 from edge_runtime.bundle.files import MAX_CHUNK_BYTES, Chunk, FileEntry, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from edge_runtime.bundle.store import ChunkStore, StoreReader
 from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import DeviceError, UntrustedError
+from edge_runtime.errors import DeviceError, EdgeError, UntrustedError
 from edge_runtime.messages.fleet import BundleRef, Release
 from edge_runtime.profile import DeviceProfile
 from edge_runtime.update.fetching import Fetcher
+from edge_runtime.update.rebuild import Rebuild, Slot
 from edge_runtime.update.slots import Slots
 
 
@@ -66,8 +68,8 @@ class Intake:
         release.manifest.check(data, "desired state")
         self._slots.put(data)
 
-    def fetch(self, candidate: BundleRef, now_s: float) -> None:
-        """Step 3.
+    def fetch(self, candidate: BundleRef, now_s: float, deltas: Sequence[DeltaRef] = ()) -> None:
+        """Step 3; by the first of `deltas` whose old bundle is here whole, if there is one.
 
         Raises:
             UntrustedError: the manifest is malformed, or not what the desired state calls it.
@@ -88,7 +90,18 @@ class Intake:
                 f"bundle {manifest.name} {manifest.version}: {needed} bytes to fetch; with a "
                 f"margin kept, the disk lacks {lacking}"
             )
-        self._fetcher.begin(manifest.files, now_s)
+        new = Slot(candidate.manifest_sha256, manifest)
+        self._fetcher.begin(manifest.files, now_s, self._rebuild(new, deltas) if needed else None)
+
+    def _rebuild(self, new: Slot, deltas: Sequence[DeltaRef]) -> Rebuild | None:
+        for ref in deltas:
+            try:
+                if self._slots.damage(ref.base_sha256) is None:
+                    old = Manifest.from_bytes(self._slots.read(ref.base_sha256))
+                    return Rebuild(self._store, Slot(ref.base_sha256, old), new, ref)
+            except EdgeError:  # Unreadable just now: then there is no way from it.
+                continue
+        return None
 
     def verify(self, candidate: BundleRef) -> None:
         """Step 4, a chunk in memory at a time: whole files would stay in this process's heap.

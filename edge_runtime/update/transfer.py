@@ -33,6 +33,7 @@ class Counters:
     unasked: int = 0
     corrupt: int = 0
     late: int = 0
+    useless: int = 0
 
 
 @dataclass(slots=True)
@@ -43,9 +44,16 @@ class _Asked:
 
 
 class Transfer:
-    """One fetch of `chunks`, each wanted once. It begins paused; `resume` when connected."""
+    """One fetch of `chunks`, each wanted once. It begins paused; `resume` when connected.
 
-    def __init__(self, chunks: Iterable[Chunk], policy: Policy, random: Random) -> None:
+    Args:
+        tries: how often each is asked for; None: as often as `policy` says.
+    """
+
+    def __init__(
+        self, chunks: Iterable[Chunk], policy: Policy, random: Random, tries: int | None = None
+    ) -> None:
+        self._tries = policy.chunk_tries if tries is None else tries
         self._waiting = deque(dict.fromkeys(chunks))
         self._asked: dict[str, _Asked] = {}
         self._policy = policy
@@ -92,11 +100,22 @@ class Transfer:
         return asked.chunk
 
     def stored(self, sha256: str, now_s: float) -> Orders:
-        """The chunk is on disk: go on to the next."""
+        """The chunk is on disk, or what it was good for: go on to the next.
+
+        What was asked for beside it gets its time anew: on a slow line it is queued behind this
+        one, and asking again would queue it twice.
+        """
         asked = self._asked.pop(sha256)
         self.fetched_bytes += asked.chunk.size_bytes
         self.fetched_chunks += 1
+        for other in self._asked.values():
+            other.deadline_s = max(other.deadline_s, now_s + self._patience_s(other.tries))
         return Orders(drop=(sha256,), want=self._fill(now_s))
+
+    def useless(self, sha256: str, now_s: float) -> Orders:
+        """It came as it was named and is good for nothing: go on to the next."""
+        self.counters.useless += 1
+        return self.stored(sha256, now_s)
 
     def corrupt(self, sha256: str) -> None:
         """What came is not the chunk.
@@ -111,7 +130,7 @@ class Transfer:
         """Ask again for what is late.
 
         Raises:
-            TransferError: a chunk did not come in `chunk_tries` tries.
+            TransferError: a chunk did not come in the tries allowed.
         """
         if not self._running:
             return Orders()
@@ -119,7 +138,7 @@ class Transfer:
         for asked in late:
             asked.tries += 1
             self.counters.late += 1
-            if asked.tries >= self._policy.chunk_tries:
+            if asked.tries >= self._tries:
                 raise TransferError(
                     f"chunk {asked.chunk.sha256}: asked for {asked.tries} times, expected "
                     f"{asked.chunk.size_bytes} bytes, {self._found()}"

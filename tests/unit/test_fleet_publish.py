@@ -234,4 +234,6 @@ def test_figures_for_scripts_are_complete(first: Bundle) -> None:
         "sent_bytes": sum(map(len, first.chunks.values())),
         "skipped_chunks": 0,
         "skipped_bytes": 0,
+        "deltas": 0,
+        "delta_bytes": 0,
     }

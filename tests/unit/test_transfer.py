@@ -72,6 +72,31 @@ def test_a_late_chunk_is_asked_for_again_with_more_patience_each_time() -> None:
     assert 15.0 <= second - first <= 25.0
 
 
+def test_what_is_queued_behind_a_chunk_that_comes_gets_its_time_anew() -> None:
+    transfer, asked = started(4)
+    for place, now_s in enumerate((7.0, 14.0, 21.0)):
+        assert transfer.tick(now_s) == Orders()
+        transfer.stored(asked[place], now_s)
+    due_s = transfer.deadline_s()
+    assert due_s is not None
+    assert due_s >= 21.0 + 7.5
+    assert transfer.tick(due_s) == Orders(drop=(asked[3],), want=(asked[3],))
+
+
+def test_a_chunk_that_can_be_done_without_is_tried_less_often() -> None:
+    transfer = Transfer(chunks(1), POLICY, Random(0), tries=1)
+    transfer.resume(0.0)
+    with pytest.raises(TransferError, match="asked for 1 times"):
+        transfer.tick(100.0)
+
+
+def test_what_came_and_is_good_for_nothing_is_counted_and_makes_room() -> None:
+    transfer, asked = started(5)
+    assert transfer.useless(asked[0], 1.0) == Orders((asked[0],), (chunks(5)[4].sha256,))
+    assert transfer.counters.useless == 1
+    assert transfer.fetched_bytes == chunks(1)[0].size_bytes
+
+
 def test_a_chunk_that_never_comes_fails_the_transfer_by_name() -> None:
     transfer, asked = started(1)
     transfer.tick(100.0)
