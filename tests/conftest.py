@@ -23,10 +23,18 @@ ALL_HERE = os.environ.get("EDGE_ALL_HERE") == "1"
 ALLOWED = (
     "tflite-runtime is not installed",  # it wants an older numpy: an environment of its own
     "ONNX files have no signatures",
+    "strace is not installed",  # where the set-up may install nothing
+    "strace may not trace here",  # some containers forbid it
 )
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def instant_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that stop the program, not the disk: what is written counts as kept."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ Pieces and index are blobs like chunks: they go where chunks go, before the rele
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.delta import (
@@ -91,6 +91,38 @@ class Delta:
     blobs: tuple[tuple[Chunk, bytes], ...]
     plain_bytes: int
     wire_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a release has for devices that hold an older one: references, and their blobs."""
+
+    refs: tuple[DeltaRef, ...] = ()
+    blobs: Mapping[Chunk, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, made: Iterable[Delta]) -> Offer:
+        """Deltas that were made just now."""
+        made = tuple(made)
+        return cls(tuple(one.ref for one in made), dict(b for one in made for b in one.blobs))
+
+    @classmethod
+    def kept(
+        cls, refs: Iterable[DeltaRef], get: Callable[[Iterable[Chunk]], Mapping[str, bytes]]
+    ) -> Offer:
+        """Those of the deltas `refs` that are whole where `get` reads."""
+        whole: list[DeltaRef] = []
+        blobs: dict[Chunk, bytes] = {}
+        for ref in refs:
+            try:
+                chunks = [*ref.index.chunks, *(p.blob for p in _index(ref, get).pieces)]
+            except EdgeError:
+                continue
+            got = get(chunks)
+            if all(chunk.sha256 in got for chunk in chunks):
+                whole.append(ref)
+                blobs.update({chunk: got[chunk.sha256] for chunk in chunks})
+        return cls(tuple(whole), blobs)
 
 
 def bases(found: Sequence[Release], release: Release) -> list[Release]:
@@ -208,9 +240,13 @@ def blobs_of(
     """
     digests: set[str] = set()
     for ref in refs:
-        got = get(ref.index.chunks)
-        data = b"".join(got.get(chunk.sha256, b"") for chunk in ref.index.chunks)
-        ref.index.check(data, "release")
         digests |= {chunk.sha256 for chunk in ref.index.chunks}
-        digests |= {piece.blob.sha256 for piece in DeltaIndex.from_bytes(data).pieces}
+        digests |= {piece.blob.sha256 for piece in _index(ref, get).pieces}
     return digests
+
+
+def _index(ref: DeltaRef, get: Callable[[Iterable[Chunk]], Mapping[str, bytes]]) -> DeltaIndex:
+    got = get(ref.index.chunks)
+    data = b"".join(got.get(chunk.sha256, b"") for chunk in ref.index.chunks)
+    ref.index.check(data, "release")
+    return DeltaIndex.from_bytes(data)

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 from edge_runtime.bundle.manifest import NAME, VERSION
 from edge_runtime.errors import InputError
+from edge_runtime.fleet import identity_options, trust_options
+from edge_runtime.fleet.home import DEFAULT_HOME, HOME_VARIABLE
 from edge_runtime.link.config import VERSIONS
 from edge_runtime.messages.topics import DEFAULT_PREFIX, DEVICE_ID, Topics
+from edge_runtime.version import VersionAction
 
 PROG = "edge-fleet"
 BROKER_VARIABLE = "EDGE_FLEET_BROKER"
@@ -35,6 +38,18 @@ examples:
       what it says, as it says it
   edge-fleet ask press-7 "A small and fast web server"
       ask its model a question over the broker
+
+devices that trust signatures only:
+  edge-fleet init --broker mqtts://broker.example --passphrase-file pass
+      make a fleet home in ./fleet: keys, and metadata that devices start from
+  edge-fleet broker --passphrase-file pass
+      a mosquitto that lets in this fleet and nobody else, ready to start
+  edge-fleet enroll press-7 --profile raspberry-pi-5 --passphrase-file pass
+      a device's key, certificate and agent.toml, in one folder to flash
+  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge --passphrase-file pass
+      sign, then publish
+  edge-fleet refresh
+      daily: devices take no update once the timestamp has expired
 
 a broker that asks who you are:
   edge-fleet status --broker mqtts://broker.example --ca ca.pem --username ops \\
@@ -109,15 +124,24 @@ def topics(text: str) -> Topics:
         raise argparse.ArgumentTypeError(str(reason)) from None
 
 
-def _common() -> argparse.ArgumentParser:
-    """What every verb takes."""
+def _common(*, connects: bool = True) -> argparse.ArgumentParser:
+    """What every verb takes; less where it never talks to a broker."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    common.add_argument(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help=f"the fleet home (default: ${HOME_VARIABLE}, or {DEFAULT_HOME} where that is one)",
+    )
+    if not connects:
+        return common
     broker = common.add_argument_group("the broker")
     broker.add_argument(
         "--broker",
         metavar="URL",
-        help=f"mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT] (default: ${BROKER_VARIABLE})",
+        help="mqtt[s]://[USER[:PASSWORD]@]HOST[:PORT] "
+        f"(default: ${BROKER_VARIABLE}, or the home's)",
     )
     broker.add_argument("--username", metavar="NAME", help="log in as this user")
     broker.add_argument(
@@ -131,10 +155,10 @@ def _common() -> argparse.ArgumentParser:
     broker.add_argument(
         "--prefix",
         type=topics,
-        default=Topics(),
         dest="topics",
         metavar="TOPIC",
-        help=f"what all topics begin with, as the agents have it (default: {DEFAULT_PREFIX})",
+        help="what all topics begin with, as the agents have it "
+        f"(default: the home's, or {DEFAULT_PREFIX})",
     )
     broker.add_argument(
         "--mqtt-version",
@@ -159,16 +183,21 @@ def parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="The operator's side of edge-runtime: publish bundles, roll them out to\n"
         "devices, see what the devices say. All of it goes through your MQTT broker, which\n"
-        "keeps the state; nothing is kept here.",
+        "keeps the state. What devices trust is signed with the keys in your fleet home, a\n"
+        'folder that `init` makes; fleets whose devices have trust = "none" need none.',
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.add_argument("--version", action=VersionAction, help="show the release and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    common = _common()
+    common, local, signing = _common(), _common(connects=False), trust_options.signing()
 
-    def add(name: str, **words: Any) -> argparse.ArgumentParser:
+    def add(
+        name: str, *, signs: bool = False, connects: bool = True, **words: Any
+    ) -> argparse.ArgumentParser:
         formatter = argparse.RawDescriptionHelpFormatter
-        return verbs.add_parser(name, parents=[common], formatter_class=formatter, **words)
+        parents = [*([signing] if signs else []), common if connects else local]
+        return verbs.add_parser(name, parents=parents, formatter_class=formatter, **words)
 
     _publish(add)
     _deploy(add)
@@ -176,6 +205,8 @@ def parser() -> argparse.ArgumentParser:
     _watch(add)
     _releases(add)
     _ask(add)
+    trust_options.add_verbs(add, target, device_id, profile)
+    identity_options.add_verbs(add)
     return top
 
 
@@ -186,12 +217,19 @@ def _publish(add: Add) -> None:
         description="Verify a bundle and put it on the broker, where devices fetch it from: its\n"
         "chunks, then the release that names them. No device takes it before `deploy`.\n"
         "Chunks that other releases brought are not sent again. Publishing the same bundle\n"
-        "again sends what the broker has lost of it, usually nothing.",
+        "again sends what the broker has lost of it, usually nothing.\n"
+        "With a fleet home the bundle goes into the home's repository folder and is signed\n"
+        "first, unless it is already, and the signed metadata is sent last.",
         epilog="examples:\n"
         "  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge\n"
         "  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge --json\n"
-        '      {"name": …, "version": …, "sent_bytes": …, "skipped_bytes": …, …}',
+        '      {"name": …, "version": …, "sent_bytes": …, "skipped_bytes": …, …}\n'
+        "  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge \\\n"
+        "      --home fleet --passphrase-file pass --folder-only\n"
+        "      signed, and ready to be copied to a web server or a USB stick",
+        signs=True,
     )
+    trust_options.folder_only(verb)
     verb.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
     verb.add_argument(
         "--force",
@@ -282,7 +320,8 @@ def _releases(add: Add) -> None:
     add(
         "releases",
         help="what is published",
-        description="Every release on the broker: what `deploy` may name.",
+        description="Every release on the broker: what `deploy` may name. With a fleet home also\n"
+        "whether it is signed; without a broker, the releases that the home has signed.",
         epilog="examples:\n  edge-fleet releases\n  edge-fleet releases --json",
     )
 

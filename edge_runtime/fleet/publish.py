@@ -82,6 +82,7 @@ def publish(
     *,
     force: bool = False,
     replace: bool = False,
+    offer: deltas.Offer | None = None,
     on_progress: OnProgress = lambda _done, _total: None,
 ) -> Publication:
     """Put the bundle behind `reader` on the broker.
@@ -91,6 +92,7 @@ def publish(
         reader: the bundle.
         force: send every chunk, and replace another bundle of its name, version and profile.
         replace: only the latter; for a bundle that is signed.
+        offer: its deltas; None: made here, from what the broker has of older releases.
         on_progress: is called as chunks are sent.
 
     Raises:
@@ -106,12 +108,13 @@ def publish(
     again = _already_there(connection, release, force or replace)  # 2
     held = set() if force else _held(connection, release, chunks.values(), again=again)
     to_send = {digest: chunk for digest, chunk in chunks.items() if digest not in held}
-    found = read_catalog(connection).releases
-    get, manifest_of = partial(fetch, connection), partial(fetch_manifest, connection)
-    made = deltas.from_bases(deltas.Source.of(bundle), release, found, manifest_of, get)
-    release = changed(release, deltas=tuple(one.ref for one in made))
-    blobs = dict(blob for one in made for blob in one.blobs)
-    delta_bytes = sum(map(len, blobs.values()))
+    if offer is None:
+        found = read_catalog(connection).releases
+        get, manifest_of = partial(fetch, connection), partial(fetch_manifest, connection)
+        made = deltas.from_bases(deltas.Source.of(bundle), release, found, manifest_of, get)
+        offer = deltas.Offer.of(made)
+    release = changed(release, deltas=offer.refs)
+    delta_bytes = sum(map(len, offer.blobs.values()))
     total = sum(chunk.size_bytes for chunk in to_send.values()) + delta_bytes
     done = 0
     on_progress(0, total)
@@ -121,12 +124,12 @@ def publish(
             connection.send("chunk", connection.topics.chunk(chunk.sha256), data)
             done += chunk.size_bytes
             on_progress(done, total)
-    for chunk, data in blobs.items():
+    for chunk, data in offer.blobs.items():
         connection.send("chunk", connection.topics.chunk(chunk.sha256), data)
         done += chunk.size_bytes
         on_progress(done, total)
     connection.settle()  # 4
-    _prove(connection, [*to_send.values(), *blobs])  # 5
+    _prove(connection, [*to_send.values(), *offer.blobs])  # 5
     payload = release.to_bytes()
     connection.send("metadata", connection.topics.metadata(release.file), payload)  # 6
     connection.settle()

@@ -1,15 +1,16 @@
 """The repository on the broker, as it is read: releases, their manifests, chunks.
 
-Releases are retained under `repo/metadata/<name>@<version>@<profile>.json`, chunks under
-`repo/chunk/<sha256>`. Whoever may publish on the broker may have written them: a release that
-cannot be read is named with its reason and hides no other one, and a chunk is held to its digest.
-Chunks are asked for by exact topic, a window at a time, as devices do: brokers drop without a word
-what exceeds a client's queue.
+Releases are retained under `repo/metadata/<name>@<version>@<profile>.json`, beside the signed
+metadata of TUF's roles, which is none of them; chunks under `repo/chunk/<sha256>`. Whoever may
+publish on the broker may have written them: a release that cannot be read is named with its reason
+and hides no other one, and a chunk is held to its digest. Chunks are asked for by exact topic, a
+window at a time, as devices do: brokers drop without a word what exceeds a client's queue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,6 +23,8 @@ from edge_runtime.messages.fleet import Release, release_file
 
 WINDOW = 32
 """Chunks asked for at a time: 4 MiB at most."""
+ROLE_FILE = r"timestamp\.json|[1-9][0-9]{0,9}\.[^@]+\.json"
+"""What TUF's metadata is called; no release is, whose file holds two `@`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,21 @@ class Catalog:
     releases: tuple[Release, ...]
     unreadable: tuple[tuple[str, str], ...]
 
-    def as_json(self) -> dict[str, Json]:
-        """For scripts."""
+    def as_json(self, signed: Mapping[str, str] | None = None) -> dict[str, Json]:
+        """For scripts; whether each release is signed, where `signed` has manifests by file."""
+        releases = [release_json(release) for release in self.releases]
+        if signed is not None:
+            for release, words in zip(self.releases, releases, strict=True):
+                words["signed"] = is_signed(release, signed)
         return {
-            "releases": [release_json(release) for release in self.releases],
+            "releases": releases,
             "unreadable": [{"file": file, "reason": why} for file, why in self.unreadable],
         }
+
+
+def is_signed(release: Release, signed: Mapping[str, str]) -> bool:
+    """Whether `signed`, digests of manifests by release file, names this very release."""
+    return signed.get(release.file) == release.manifest.sha256
 
 
 def release_json(release: Release) -> dict[str, Json]:
@@ -50,6 +62,11 @@ def release_json(release: Release) -> dict[str, Json]:
     }
 
 
+def is_role_file(file: str) -> bool:
+    """Whether a metadata file is one of TUF's."""
+    return re.fullmatch(ROLE_FILE, file) is not None
+
+
 def read_catalog(connection: Connection) -> Catalog:
     """Every release that the broker keeps.
 
@@ -61,11 +78,18 @@ def read_catalog(connection: Connection) -> Catalog:
     unreadable: list[tuple[str, str]] = []
     for topic, payload in sorted(found.items()):
         file = topic.rpartition("/")[2]
+        if is_role_file(file):
+            continue
         try:
             releases.append(release_of(payload, file))
         except EdgeError as reason:
             unreadable.append((file, str(reason)))
-    return Catalog(tuple(sorted(releases, key=_order)), tuple(unreadable))
+    return Catalog(in_order(releases), tuple(unreadable))
+
+
+def in_order(releases: Iterable[Release]) -> tuple[Release, ...]:
+    """By name, the oldest version first, and by profile."""
+    return tuple(sorted(releases, key=_order))
 
 
 def _order(release: Release) -> tuple[str, list[int], bool, str, str]:

@@ -7,7 +7,7 @@ cannot write markup.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from edge_runtime.fleet.inventory import Device
 from edge_runtime.fleet.publish import Publication
-from edge_runtime.fleet.repository import Catalog
+from edge_runtime.fleet.repository import Catalog, is_signed
 from edge_runtime.fleet.rollout import Outcome, Plan, Verdict, busy, cost, serves, verdict
 from edge_runtime.fleet.watch import Notice
 from edge_runtime.messages.fleet import (
@@ -140,12 +140,16 @@ def _wanted(device: Device) -> Text:
     return _cropped(text)
 
 
-def releases_table(catalog: Catalog) -> Table:
-    """One row for each release."""
-    table = _table("NAME", "VERSION", "PROFILE", "SIZE", "MANIFEST")
+def releases_table(catalog: Catalog, signed: Mapping[str, str] | None = None) -> Table:
+    """One row for each release; whether it is signed, where `signed` has manifests by file."""
+    more = [] if signed is None else ["SIGNED"]
+    table = _table("NAME", "VERSION", "PROFILE", "SIZE", "MANIFEST", *more)
     for r in catalog.releases:
-        row = (r.name, r.version, r.profile, size(r.size_bytes), r.manifest.sha256[:12])
-        table.add_row(*map(Text, row))
+        row = [r.name, r.version, r.profile, size(r.size_bytes), r.manifest.sha256[:12]]
+        cells = [Text(word) for word in row]
+        if signed is not None:
+            cells.append(Text("yes", "green") if is_signed(r, signed) else Text("NO", "bold red"))
+        table.add_row(*cells)
     return table
 
 

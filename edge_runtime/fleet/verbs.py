@@ -6,85 +6,55 @@ Loads rich, which a device installs without; `cli` imports it when a verb is ask
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from edge_runtime.bundle.archive import open_bundle
-from edge_runtime.errors import EdgeError, InputError
+from edge_runtime.errors import EdgeError
 from edge_runtime.fleet import rollout, show, talk
 from edge_runtime.fleet.ask import ask
 from edge_runtime.fleet.choice import choose
-from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.inventory import read_devices, read_inventory
-from edge_runtime.fleet.options import BROKER_VARIABLE, PROG
+from edge_runtime.fleet.options import PROG
 from edge_runtime.fleet.publish import publish
+from edge_runtime.fleet.reach import UsageError, connected, has_broker, home
 from edge_runtime.fleet.repository import read_catalog
 from edge_runtime.fleet.watch import watch
-from edge_runtime.link.config import BrokerConfig
-from edge_runtime.link.mqtt import connector
 from edge_runtime.text import json_line
 
 
-class UsageError(Exception):
-    """An option that argparse cannot judge is wrong."""
-
-
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; its exit code.
+    """Run the verb; its exit code. What is about signing is imported when it is asked for.
 
     Raises:
         UsageError, EdgeError: it cannot be done; one sentence says why.
     """
     with talk.warnings(PROG) as warnings:
         arguments.warnings = warnings
-        return VERBS[arguments.verb](arguments)
+        verb = VERBS.get(arguments.verb)
+        if verb is None:
+            from edge_runtime.fleet import identity_verbs, trust_verbs
 
-
-@contextlib.contextmanager
-def _connected(arguments: argparse.Namespace) -> Iterator[Connection]:
-    """To the broker that the options name.
-
-    Raises:
-        UsageError: they name none, or cannot be.
-        TransferError: it cannot be reached.
-    """
-    url = arguments.broker or os.environ.get(BROKER_VARIABLE)
-    if not url:
-        raise UsageError(
-            f"no broker; say where it is with --broker mqtt://HOST[:PORT] or in {BROKER_VARIABLE}"
-        )
-    try:
-        config = BrokerConfig.parse(
-            url,
-            username=arguments.username,
-            password_file=arguments.password_file,
-            ca_file=arguments.ca,
-            cert_file=arguments.cert,
-            key_file=arguments.key,
-            version=arguments.mqtt_version,
-        )
-    except InputError as reason:
-        raise UsageError(str(reason)) from None
-    made = Connection(connector(config), arguments.topics, timeout_s=arguments.timeout)
-    with contextlib.ExitStack() as stack:
-        with talk.busy(f"connecting to {config.address}"):
-            connection = stack.enter_context(made)
-        arguments.warnings.connected = True
-        yield connection
+            verb = {**trust_verbs.VERBS, **identity_verbs.VERBS}[arguments.verb]
+        return verb(arguments)
 
 
 def _publish(arguments: argparse.Namespace) -> int:
+    if home(arguments) is not None:
+        from edge_runtime.fleet import trust_verbs
+
+        return trust_verbs.publish(arguments)
+    if arguments.folder_only:
+        raise UsageError("--folder-only: no fleet home; name it with --home, or make one: init")
     reader = open_bundle(arguments.bundle)
-    with _connected(arguments) as connection, talk.bar(f"publishing {arguments.bundle}") as bar:
+    with connected(arguments) as connection, talk.bar(f"publishing {arguments.bundle}") as bar:
         made = publish(connection, reader, force=arguments.force, on_progress=bar)
     show.line(json_line(made.as_json()) if arguments.json else show.publication(made))
     return 0
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
-    with _connected(arguments) as connection:
+    with connected(arguments) as connection:
         name, version = arguments.release
         devices = read_devices(connection, arguments.device)
         releases = choose(connection, name, version, devices, arguments.profile)
@@ -92,6 +62,10 @@ def _deploy(arguments: argparse.Namespace) -> int:
             rollout.plan(device, release, retry=arguments.retry)
             for device, release in zip(devices, releases, strict=True)
         ]
+        if home(arguments) is not None:
+            from edge_runtime.fleet import trust_verbs
+
+            trust_verbs.warn_unsigned(arguments, releases)
         rollout.deploy(connection, plans)
         for made in plans:
             for warning in made.warnings:
@@ -114,7 +88,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    with _connected(arguments) as connection:
+    with connected(arguments) as connection:
         wanted = arguments.device
         devices = read_devices(connection, wanted) if wanted else read_inventory(connection)
         where = f"{connection.address} under {connection.topics.prefix}"
@@ -128,7 +102,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    with _connected(arguments) as connection:
+    with connected(arguments) as connection:
         for notice in watch(connection, arguments.device or "+", arguments.seconds):
             if notice is not None and arguments.json:
                 show.line(json_line(notice.as_json()))
@@ -138,22 +112,29 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _releases(arguments: argparse.Namespace) -> int:
-    with _connected(arguments) as connection:
+    signed: Mapping[str, str] | None = None
+    if home(arguments) is not None:
+        from edge_runtime.fleet import trust_verbs
+
+        if not has_broker(arguments):
+            return trust_verbs.releases(arguments)
+        signed = trust_verbs.signed_manifests(arguments)
+    with connected(arguments) as connection:
         catalog = read_catalog(connection)
         where = f"{connection.address} under {connection.topics.prefix}"
     for file, reason in catalog.unreadable:
         talk.say(f"{PROG}: warning: {file} cannot be read: {reason}")
     if arguments.json:
-        show.line(json_line(catalog.as_json()))
+        show.line(json_line(catalog.as_json(signed)))
     elif catalog.releases:
-        show.print_table(show.releases_table(catalog))
+        show.print_table(show.releases_table(catalog, signed))
     else:
         talk.say(f"{PROG}: nothing is published on broker {where} yet")
     return 0
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    with _connected(arguments) as connection, talk.busy(f"asking {arguments.device}"):
+    with connected(arguments) as connection, talk.busy(f"asking {arguments.device}"):
         result = ask(connection, arguments.device, arguments.text, arguments.timeout)
     if result.error:
         raise EdgeError(f"device {arguments.device}: {result.error}")
@@ -163,6 +144,8 @@ def _ask(arguments: argparse.Namespace) -> int:
         show.line("\n".join(show.answers(arguments.text, result)))
     return 0
 
+
+__all__ = ["VERBS", "UsageError", "run"]
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "publish": _publish,

@@ -9,7 +9,10 @@ A test without the program or package is skipped; CI installs both.
 from __future__ import annotations
 
 import importlib.util
+import os
+import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -67,6 +70,10 @@ class BrokerProcess:
         self.kill()
         raise RuntimeError(f"broker did not start: {self.log.read_text(errors='replace')}")
 
+    def reload(self) -> None:
+        """SIGHUP: it reads certificates, revocation list and rights anew, soon."""
+        os.kill(self.pid, signal.SIGHUP)
+
     def stop(self) -> None:
         """Ask it to end, and wait."""
         if self._process is not None:
@@ -91,11 +98,7 @@ class BrokerProcess:
 @contextmanager
 def mosquitto(lines: Sequence[str] = ()) -> Iterator[BrokerProcess]:
     """Mosquitto with its defaults, plus `lines` of configuration."""
-    program = shutil.which("mosquitto") or shutil.which(
-        "mosquitto", path="/usr/sbin:/usr/local/sbin"
-    )
-    if program is None:
-        pytest.skip("mosquitto is not installed")
+    program = _mosquitto()
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="edge-mosquitto-") as folder:
         config = Path(folder, "mosquitto.conf")
@@ -103,6 +106,40 @@ def mosquitto(lines: Sequence[str] = ()) -> Iterator[BrokerProcess]:
         config.write_text("\n".join(settings) + "\n")
         command = [program, "-c", str(config)]
         yield from _running(BrokerProcess(command, port, Path(folder, "log"), mqtt5=True))
+
+
+@contextmanager
+def written(folder: Path, port: int) -> Iterator[BrokerProcess]:
+    """Mosquitto on the very files that `edge-fleet broker` wrote into `folder`, for `port`.
+
+    Root's mosquitto becomes a user of its own, as it does on a server: the files must be that
+    user's, and every folder above them open (`served_folder` makes one that is).
+    """
+    command = [_mosquitto(), "-c", str(folder / "mosquitto.conf")]
+    if os.geteuid() == 0:
+        names = {entry.pw_name: entry for entry in pwd.getpwall()}
+        user = names.get("mosquitto") or names["nobody"]
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, user.pw_uid, user.pw_gid)
+    with tempfile.TemporaryDirectory(prefix="edge-mosquitto-") as logs:
+        yield from _running(BrokerProcess(command, port, Path(logs, "log"), mqtt5=True))
+
+
+@contextmanager
+def served_folder() -> Iterator[Path]:
+    """A folder that other users may pass through; pytest's own are closed."""
+    with tempfile.TemporaryDirectory(prefix="edge-served-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def _mosquitto() -> str:
+    program = shutil.which("mosquitto") or shutil.which(
+        "mosquitto", path="/usr/sbin:/usr/local/sbin"
+    )
+    if program is None:
+        pytest.skip("mosquitto is not installed")
+    return program
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from edge_runtime.fleet import connection as module
-from edge_runtime.fleet import show, verbs
+from edge_runtime.fleet import reach, show
 from edge_runtime.fleet.cli import main
 from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.memory import MemoryBroker
@@ -41,6 +41,8 @@ VERBS = {
     "releases": [],
     "ask": ["d1", "text"],
 }
+AT_HOME = ["init", "key", "sign", "rotate", "revoke", "refresh"]
+"""Verbs of what is signed: `test_fleet_trust_cli` runs them."""
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -55,8 +57,9 @@ def run(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """(exit code, stdout, stderr) of a command line."""
-    monkeypatch.setattr(verbs, "connector", lambda _config: broker.link)
+    monkeypatch.setattr(reach, "connector", lambda _config: broker.link)
     monkeypatch.setenv("EDGE_FLEET_BROKER", "mqtt://broker.example")
+    monkeypatch.delenv("EDGE_FLEET_HOME", raising=False)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         try:
@@ -478,7 +481,7 @@ def test_a_broker_whose_scheme_is_written_oddly_is_still_encrypted(
         asked.append(config)
         return broker.link
 
-    monkeypatch.setattr(verbs, "connector", connector)
+    monkeypatch.setattr(reach, "connector", connector)
     assert run("releases", "--broker", url)[0] == 0
     monkeypatch.setenv("EDGE_FLEET_BROKER", url)
     assert run("releases")[0] == 0
@@ -564,7 +567,7 @@ def test_a_warning_of_the_library_is_one_line(
 ) -> None:
     monkeypatch.setattr(module, "QUIET_S", 0.1)
     strict = StrictBroker("edge/v1/fleet/#")
-    monkeypatch.setattr(verbs, "connector", lambda _config: strict.link)
+    monkeypatch.setattr(reach, "connector", lambda _config: strict.link)
     FakeDevice(strict, "d1")
     code, out, err = run("status")
     assert code == 0
@@ -576,7 +579,7 @@ def test_a_warning_of_the_library_is_one_line(
 def test_nothing_that_a_device_says_acts_on_the_terminal(
     run: Run, broker: MemoryBroker, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verbs, "connector", lambda _config: broker.link)
+    monkeypatch.setattr(reach, "connector", lambda _config: broker.link)
     run("publish", bundle)
     evil = FakeDevice(
         broker,
@@ -624,7 +627,7 @@ def test_nothing_that_a_device_says_acts_on_the_terminal(
 # Help, and the process.
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
+@pytest.mark.parametrize("verb", ["", *VERBS, *AT_HOME])
 def test_help_has_an_example_for_a_newcomer(verb: str, run: Run) -> None:
     code, out, _ = run(*[verb][: bool(verb)], "--help")
     assert code == 0
