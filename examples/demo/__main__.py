@@ -1,8 +1,9 @@
 """The main job, end to end, on this machine: `make demo`.
 
 Runs the product's own commands as a user would, each printed before it runs: convert a real model
-for two boards, serve the bundle by a real agent behind a real broker, ask it over HTTP and MQTT,
-publish version 2, and watch the agent swap while a client keeps asking. Ends everything that it
+for two boards, sign and publish the bundle, have a real agent behind a real broker prove and serve
+it, ask it over HTTP and MQTT, publish version 2, and watch the agent swap while a client keeps
+asking. Ends everything that it
 started, also when something fails.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import fcntl
 import json
 import lzma
+import secrets
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ from typing import Any
 
 from rich.console import Console
 
+from edge_runtime.bundle.archive import open_bundle
+from edge_runtime.bundle.verify import verify
 from edge_runtime.fields import Json
 from examples.demo.processes import (
     DEVICE,
@@ -111,7 +115,8 @@ def demo(options: Options) -> None:
         except OSError:
             raise Failed(f"another demo is running in {out}; give this one --out") from None
         # The device of an earlier demo would go on where it ended: with version 2.
-        shutil.rmtree(out / "device", ignore_errors=True)
+        for old in ("device", "fleet"):
+            shutil.rmtree(out / old, ignore_errors=True)
         steps(options)
 
 
@@ -125,14 +130,22 @@ def steps(options: Options) -> None:
     convert(EXAMPLE / "recipe.toml", out / "v1", words, options)
     first = bundle_of(out / "v1")
 
-    title("2. An MQTT broker, and an agent that proves the bundle and serves it")
+    title("2. A fleet of your own: keys, signed metadata, a broker, an agent that trusts them")
+    home, passphrase = out / "fleet", out / "passphrase"
+    passphrase.write_text(secrets.token_urlsafe(24) + "\n")
+    signing = ("--home", str(home), "--passphrase-file", str(passphrase))
+    command(FLEET, "init", *signing)
+    root = home / "repository" / "metadata" / "1.root.json"
     with broker(out / "broker.log") as url, watcher(url, out / "watch.log") as watching:
         with agent(
-            out / "device", url, first, profile=PROFILES[0], telemetry_s=TELEMETRY_S
+            out / "device", url, None, profile=PROFILES[0], telemetry_s=TELEMETRY_S, root=root
         ) as device:
             say(f"broker {url}, agent process {device.pid}, http://127.0.0.1:{device.port}/v2")
+            fleet(url, "publish", str(first), *signing)
+            name, version = identity(first)
+            wanted = (f"{name}=={version}", "--device", DEVICE, "--profile", PROFILES[0])
+            fleet(url, "deploy", *wanted, "--wait", "120")
             fleet(url, "status")
-            name = model_name(device)
 
             title("3. Ask it, over HTTP and over MQTT")
             ask_over_http(device, name, rows)
@@ -140,7 +153,8 @@ def steps(options: Options) -> None:
 
             title("4. Version 2: the head trained further on the same backbone")
             convert(EXAMPLE / "recipe-v2.toml", out / "v2", ["--profile", PROFILES[0]], options)
-            update(device, url, name, bundle_of(out / "v2"), [text for text, _ in rows])
+            texts = [text for text, _ in rows]
+            update(device, url, bundle_of(out / "v2"), signing, texts)
             time.sleep(2 * TELEMETRY_S)  # so that the table below ends with version 2
 
         title("5. The telemetry that arrived meanwhile")
@@ -188,10 +202,10 @@ def bundle_of(out: Path) -> Path:
     return Path(found["passes"]["package"]["bundle"])
 
 
-def model_name(device: Agent) -> str:
-    """What the agent calls its model: the name of the bundle that it serves."""
-    (found,) = run(FLEET, "status", "--broker", device.broker_url)["devices"]
-    return str(found["reported"]["active"]["name"])
+def identity(bundle: Path) -> tuple[str, str]:
+    """Its name and version."""
+    manifest = verify(open_bundle(bundle), files=False).manifest
+    return manifest.name, manifest.version
 
 
 def test_rows(count: int) -> list[tuple[str, str]]:
@@ -218,8 +232,11 @@ def ask_over_http(device: Agent, name: str, rows: Sequence[tuple[str, str]]) -> 
         )
 
 
-def update(device: Agent, url: str, name: str, bundle: Path, texts: Sequence[str]) -> None:
+def update(
+    device: Agent, url: str, bundle: Path, signing: Sequence[str], texts: Sequence[str]
+) -> None:
     """Publish and deploy `bundle` while two clients keep asking; figures at the end."""
+    name, version = identity(bundle)
     askers = [
         Asker(device.port, name, texts, pause_s=0.01, reuse=True),
         Asker(device.port, name, texts, pause_s=0.01, reuse=False),
@@ -228,21 +245,16 @@ def update(device: Agent, url: str, name: str, bundle: Path, texts: Sequence[str
         asker.start()
     try:
         begin_s = time.monotonic()
-        fleet(url, "publish", str(bundle))
-        (release,) = [
-            one
-            for one in run(FLEET, "releases", "--broker", url)["releases"]
-            if one["name"] == name
-        ]
-        wanted = f"{name}=={release['version']}"
-        fleet(url, "deploy", wanted, "--device", DEVICE, "--wait", "120")
+        fleet(url, "publish", str(bundle), *signing)
+        fleet(url, "deploy", f"{name}=={version}", "--device", DEVICE, "--wait", "120")
         taken_s = time.monotonic() - begin_s
         time.sleep(1)  # the clients ask on, of version 2
     finally:
         for asker in askers:
             asker.finish()
     (found,) = run(FLEET, "status", "--device", DEVICE, "--broker", url)["devices"]
-    show_update(found["reported"], int(release["size_bytes"]), taken_s, askers)
+    size_bytes = verify(open_bundle(bundle), files=False).manifest.size_bytes
+    show_update(found["reported"], size_bytes, taken_s, askers)
 
 
 def show_update(

@@ -130,8 +130,13 @@ def agent(
     *,
     profile: str,
     telemetry_s: float = 10.0,
+    root: Path | None = None,
 ) -> Iterator[Agent]:
-    """`edge-agent run` with a configuration made for it; yields once it serves (or at once)."""
+    """`edge-agent run` with a configuration made for it; yields once it serves (or at once).
+
+    Args:
+        root: the fleet's initial root metadata; None: bundles need no signature.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = folder / "agent.toml"
@@ -140,8 +145,12 @@ def agent(
         f'device_id = "{DEVICE}"\n'
         f'profile = "{profile}"\n'
         f"state_dir = {json.dumps(str((folder / 'state').resolve()))}\n"
-        'trust = "none"\n'
-        f"{first}\n"
+        + (
+            f'trust = "tuf"\nroot = {json.dumps(str(root.resolve()))}\n'
+            if root
+            else 'trust = "none"\n'
+        )
+        + f"{first}\n"
         "[broker]\n"
         f'url = "{broker_url}"\n\n'
         "[api]\n"
