@@ -5,7 +5,7 @@ shall neither crash of it nor keep it, so it runs beside, within limits of its o
 
 Sources are asked in order, until one has metadata that can be followed and that vouches for the
 release. What the broker keeps comes through the supervisor, which holds the connection. Where no
-source can be reached, the metadata already here decides, as long as it has not expired: a device
+source can be followed, the metadata already here decides, as long as it has not expired: a device
 without a network takes a bundle from a stick that way.
 
 Nothing but `edge_runtime.agent.trust` starts it. The state folder is the supervisor's, which waits
@@ -17,11 +17,15 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import ctypes
 import logging
+import os
 import re
 import resource
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,6 +51,8 @@ BROKER = "mqtt"
 READ_BYTES = 256 << 10
 MAX_DATA_BYTES = 256 << 20
 MAX_CPU_S = 120
+USUAL_BUDGET_S = 60.0
+PR_SET_PDEATHSIG = 1
 OUTCOMES: dict[type[EdgeError], str] = {
     UntrustedError: "untrusted",
     IncompatibleError: "untrusted",
@@ -56,8 +62,31 @@ OUTCOMES: dict[type[EdgeError], str] = {
 """Of an error; any other is "device"."""
 
 
+class Timed:
+    """`files` until its time is up. One file that is under way is finished.
+
+    Raises:
+        TransferError: its time is up.
+    """
+
+    def __init__(self, files: Files, budget_s: float) -> None:
+        self._files = files
+        self._budget_s = budget_s
+        self._end_s = time.monotonic() + budget_s
+
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """As `files` does."""
+        if time.monotonic() > self._end_s:
+            raise TransferError(f"{name}: not within the {self._budget_s:.0f} s for one source")
+        return self._files.read(name, max_bytes)
+
+
 def decide(
-    release: Release, folder: Path, root: bytes, sources: Sequence[tuple[str, Callable[[], Files]]]
+    release: Release,
+    folder: Path,
+    root: bytes,
+    sources: Sequence[tuple[str, Callable[[], Files]]],
+    budget_s: float = USUAL_BUDGET_S,
 ) -> Trusted:
     """What was followed where `release` is signed.
 
@@ -73,12 +102,12 @@ def decide(
     faults: list[EdgeError] = []
     for name, opened in sources:
         try:
-            return _follow(release, folder, root, opened())
+            return _follow(release, folder, root, Timed(opened(), budget_s))
         except DeviceError:
             raise
         except EdgeError as reason:
             faults.append(type(reason)(f"{name}: {reason}"))
-    if all(isinstance(fault, TransferError) for fault in faults):
+    if all(isinstance(fault, TransferError | MetadataError) for fault in faults):
         with contextlib.suppress(UntrustedError, MetadataError, TransferError):
             return _follow(release, folder, root, Kept(folder))
     # Of several reasons the gravest: that nobody answered says the least.
@@ -158,7 +187,7 @@ def answer(question: Question, control: socket.socket) -> Verdict:
         root = _read_root(Path(question.root))
         ca = Path(question.ca) if question.ca else None
         sources = [(name, _opener(name, control, ca)) for name in question.sources]
-        trusted = decide(release, Path(question.folder), root, sources)
+        trusted = decide(release, Path(question.folder), root, sources, question.budget_s)
     except EdgeError as reason:
         outcome = next((o for kind, o in OUTCOMES.items() if isinstance(reason, kind)), "device")
         return Verdict(outcome, str(reason)[:2048])
@@ -192,11 +221,19 @@ def _limit() -> None:
         resource.setrlimit(what, (bound, hard))
 
 
+def _with_parent(supervisor: int) -> bool:
+    """End when the supervisor does: the next one has a notary of its own in the same folder."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == supervisor
+
+
 def main(argv: Sequence[str]) -> int:
     """`edge_runtime.agent.notary QUESTION`; the verdict goes to the supervisor."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="notary: %(message)s")
     _limit()
     question = Question.from_argument(argv[0])
+    if not _with_parent(question.supervisor):
+        return 1
     with socket.socket(fileno=question.control) as control:
         send(control, answer(question, control))
     return 0

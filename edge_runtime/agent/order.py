@@ -40,10 +40,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a notary is asked. `control` is its end of a socket pair.
+    """What a notary is asked. `control` is its end of a socket pair, `supervisor` who asks.
 
     `folder` is where it keeps trusted metadata, `root` the file of the initial trusted root,
-    `release` the message of a release, `ca` a file that vouches for https sources.
+    `release` the message of a release, `ca` a file that vouches for https sources. A source that
+    takes longer than `budget_s` gives way to the next.
     """
 
     control: int
@@ -52,6 +53,8 @@ class Question:
     release: Mapping[str, Json]
     sources: tuple[str, ...]
     ca: str | None
+    budget_s: float
+    supervisor: int
 
     def to_argument(self) -> str:
         """For `from_argument`, in another process."""

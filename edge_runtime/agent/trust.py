@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import selectors
 import socket
 import subprocess
@@ -62,6 +63,7 @@ class Trust:
         self._on_answer = on_answer
         self._digest = ""
         self._beside: str | None = None
+        self._unanswered = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
 
@@ -95,7 +97,9 @@ class Trust:
                 folder=str(c.state_dir / "trust"),
                 root=str(c.root),
                 release=release.as_json(),
-                sources=tuple(dict.fromkeys(filter(None, (self._beside, *c.sources)))),
+                sources=self._sources(),
+                supervisor=os.getpid(),
+                budget_s=c.update.authenticate_timeout_s / (len(c.sources) + 2),
                 ca=str(c.sources_ca) if c.sources_ca else None,
             )
             self._process = subprocess.Popen(
@@ -114,6 +118,12 @@ class Trust:
         self._selector.register(self._channel, selectors.EVENT_READ, self._on_channel)
         log.info("asking who signed it", extra={"manifest": self._digest[:12], "pid": self.pid})
 
+    def _sources(self) -> tuple[str, ...]:
+        """In their order, but for one at which the last question came to nothing."""
+        given = tuple(dict.fromkeys(filter(None, (self._beside, *self._config.sources))))
+        begin = self._unanswered % len(given) if given else 0
+        return given[begin:] + given[:begin]
+
     def heard(self, message: Message) -> None:
         """A file of the repository's metadata has come from the broker."""
         if self.asking is not None:
@@ -125,6 +135,8 @@ class Trust:
 
     def stop(self) -> None:
         """No answer is wanted any more; the notary is gone when this returns."""
+        # A source that neither answers nor fails must not keep the others from being asked.
+        self._unanswered += bool(self._digest and self._process is not None)
         self._digest = ""
         if self.asking is not None:
             self.asking.stop()
@@ -159,7 +171,7 @@ class Trust:
             case Need():
                 self._fetch(frame)
             case Verdict():
-                error = KINDS.get(frame.outcome)
+                error = None if frame.outcome == "signed" else KINDS[frame.outcome]
                 log.info(
                     "signed metadata",
                     extra={
@@ -195,7 +207,8 @@ class Trust:
             self.asking.ask(need.name, found, lambda why: give(Given(None, why)), time.monotonic())
 
     def _answer(self, refusal: EdgeError | None) -> None:
-        digest = self._digest
+        digest, self._digest = self._digest, ""
+        self._unanswered = 0
         self.stop()
         if digest:
             self._on_answer(digest, refusal)

@@ -1,19 +1,56 @@
-"""Changing files so that a power cut leaves the old bytes or the new ones, never half of each.
+"""Files that outlive what happens to disks.
 
-Order: write a temporary file beside the target, fsync it, rename it over the target, fsync the
-folder. Without the first fsync a rename can survive with an empty file behind it; without the
-second the rename itself can be lost.
+Changing one, a power cut leaves the old bytes or the new ones, never half of each. Order: write a
+temporary file beside the target, fsync it, rename it over the target, fsync the folder. Without the
+first fsync a rename can survive with an empty file behind it; without the second the rename itself
+can be lost.
+
+Looking at one, a disk that fails a call is asked once more: memory cards and USB disks fail one
+and recover, and a bundle must not be given up, nor what happened forgotten, for that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from edge_runtime.errors import DeviceError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def insist(look: Callable[[], T]) -> T:
+    """What `look` returns; called again where the disk failed it. Raises OSError."""
+    try:
+        return look()
+    except OSError as reason:
+        if reason.errno != errno.EIO:
+            raise
+        log.warning("disk: %s, asking once more", reason)
+    return look()
+
+
+def read(path: Path, max_bytes: int) -> bytes:
+    """The file's first `max_bytes`. Raises OSError."""
+
+    def look() -> bytes:
+        with open(path, "rb") as file:
+            return file.read(max_bytes)
+
+    return insist(look)
+
+
+PASSING = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EINTR}
+)
+"""Errors that say nothing about a file: too few descriptors, too little memory, not our user."""
 
 
 @contextlib.contextmanager
@@ -21,7 +58,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends well.
 
     There is one temporary name for each target: one writer at a time, and what a cut left behind
-    is overwritten by the next try.
+    is removed by the next try.
 
     Raises:
         DeviceError: disk full, read-only or failing; `path` is untouched and nothing stays behind.
@@ -29,7 +66,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         try:
-            with open(temporary, "wb") as file:
+            # What a cut left behind, or a link that somebody put there to be written through.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            with open(temporary, "xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -51,6 +91,12 @@ def replace(path: Path, data: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(data)
+
+
+def torn(folder: Path) -> list[Path]:
+    """What cuts left in `folder` of files that were being replaced. Raises OSError."""
+    names = (item.name for item in os.scandir(folder))
+    return [folder / name for name in names if name.startswith(".") and name.endswith(".tmp")]
 
 
 def sync_folder(folder: Path) -> None:

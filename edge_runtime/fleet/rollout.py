@@ -17,7 +17,10 @@ from edge_runtime.errors import EdgeError, TransferError
 from edge_runtime.fields import Json
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.inventory import Device, read_devices
-from edge_runtime.messages.fleet import Desired, Online, Refusal, Release, Reported
+from edge_runtime.messages.fleet import BundleRef, Desired, Online, Refusal, Release, Reported
+
+MAX_REVISION = 2**53
+"""As messages carry it."""
 
 
 class Outcome(enum.Enum):
@@ -55,11 +58,10 @@ def plan(device: Device, release: Release, *, retry: bool = False) -> Plan:
 
     A `retry` raises the attempt above everything that the device has refused this bundle at.
     """
-    digest = release.manifest.sha256
     current = device.desired
     same = current is not None and current.release == release
     attempt = current.attempt if current is not None and same else 0
-    refusal = _refusal(device.reported, digest)
+    refusal = _refusal(device.reported, release.ref)
     if retry:
         attempt = max(attempt, refusal.attempt if refusal is not None else 0) + 1
     warnings = tuple(_warnings(device, release, attempt))
@@ -67,13 +69,18 @@ def plan(device: Device, release: Release, *, retry: bool = False) -> Plan:
         return Plan(device, current, changed=False, warnings=warnings)
     # A desired state that was lost or is unreadable must not make the device's revision go back.
     seen = device.reported.revision if device.reported is not None else 0
-    revision = max(current.revision if current is not None else 0, seen) + 1
+    revision = _after(max(current.revision if current is not None else 0, seen))
     return Plan(device, Desired(revision, release, attempt), changed=True, warnings=warnings)
 
 
-def _refusal(reported: Reported | None, digest: str) -> Refusal | None:
+def _after(revision: int) -> int:
+    """The next one. After the highest there is, which somebody may have put there, the first."""
+    return revision + 1 if revision < MAX_REVISION else 1
+
+
+def _refusal(reported: Reported | None, bundle: BundleRef) -> Refusal | None:
     refused = reported.refused if reported is not None else ()
-    return next((r for r in refused if r.manifest_sha256 == digest), None)
+    return next((r for r in refused if r.is_of(bundle)), None)
 
 
 def _warnings(device: Device, release: Release, attempt: int) -> Iterable[str]:
@@ -86,7 +93,7 @@ def _warnings(device: Device, release: Release, attempt: int) -> Iterable[str]:
         yield f"says what cannot be read: {device.unreadable[0]}"
     if reported is not None and reported.profile not in ("", release.profile):
         yield f"has profile {reported.profile}, the bundle is made for {release.profile}"
-    refusal = _refusal(reported, release.manifest.sha256)
+    refusal = _refusal(reported, release.ref)
     if refusal is not None and refusal.attempt >= attempt:
         yield f"has refused this bundle before ({refusal.reason}); --retry makes it try again"
 
@@ -99,8 +106,8 @@ def verdict(desired: Desired, reported: Reported | None) -> Verdict:
         return Verdict(Outcome.WAITING, "it has not seen its new desired state")
     if serves(desired, reported):
         return Verdict(Outcome.SERVING, reported=reported)
-    wanted = desired.release.manifest.sha256 if desired.release is not None else None
-    refusal = _refusal(reported, wanted) if wanted is not None else None
+    wanted = desired.release
+    refusal = _refusal(reported, wanted.ref) if wanted is not None else None
     if refusal is not None and refusal.attempt >= desired.attempt:
         return Verdict(Outcome.REFUSED, refusal.reason, reported)
     return Verdict(Outcome.WAITING, busy(reported), reported)

@@ -188,11 +188,22 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A bundle that this device will not try again until `attempt` is raised."""
+    """A bundle that this device will not try again until `attempt` is raised.
+
+    `name` and `version` are those that it was wanted under: what is unsigned under one name may be
+    signed under another. Empty in reports of older agents.
+    """
 
     manifest_sha256: str
     attempt: int
     reason: str
+    name: str = ""
+    version: str = ""
+
+    def is_of(self, bundle: BundleRef) -> bool:
+        """Whether it is of `bundle`, whatever the attempt."""
+        named = not self.name or (self.name, self.version) == (bundle.name, bundle.version)
+        return named and self.manifest_sha256 == bundle.manifest_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +274,8 @@ def _refusal(f: Fields) -> Refusal:
         manifest_sha256=f.text("manifest_sha256", pattern=SHA256),
         attempt=f.integer("attempt", 0),
         reason=f.sentence("reason", ""),
+        name=f.text("name", ""),
+        version=f.text("version", ""),
     )
 
 

@@ -268,7 +268,8 @@ class Driver:
                 self._offline = not self._fetcher.online
             case on.Activated() | on.Condemned():
                 self._restarts.reset(self._now_s)
-        if self._record.state is not before.state or self._record.state is State.TRIAL:
+        begun = isinstance(event, on.Wanted) or self._record.state is State.TRIAL
+        if begun or self._record.state is not before.state:
             self._begin_limit()
         if self._go_on and self._record.state is State.WAITING:  # Another source: no need to wait.
             self._go_on = False
@@ -284,7 +285,10 @@ class Driver:
         except (UntrustedError, IncompatibleError) as reason:
             self._notices.warn("desired-invalid", str(reason))
             return
-        if desired != self._record.desired or self._record.local:
+        fault = reconcile.too_far(self._record, desired)
+        if fault:
+            self._notices.warn("desired-invalid", fault)
+        elif desired != self._record.desired or self._record.local:
             self._take(desired, local=False)
 
     def _install(self, reader: Reader, attempt: int) -> None:
@@ -296,6 +300,7 @@ class Driver:
                 self._notices.warn("install-ignored", text)
             else:
                 self._intake.ingest(reader, release)
+                self._look_again()
             return
         self._intake.ingest(reader, release)
         self._take(Desired(revision=0, release=release, attempt=attempt), local=True)
@@ -307,7 +312,11 @@ class Driver:
         if refusal is not None:
             record = dataclasses.replace(record, reason=refusal.reason)
         self._ledger.amend(record)
-        if self._record.state is State.WAITING:  # Somebody is looking: do not make them wait.
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Somebody did something about it: do not make them wait."""
+        if self._record.state is State.WAITING:
             self._limit_s = self._now_s
 
     # Bringing a candidate in.
@@ -342,8 +351,8 @@ class Driver:
 
     def _connected(self, yes: bool) -> None:
         self._fetcher.connected(yes, self._now_s)
-        if yes and self._offline and self._record.state is State.WAITING:
-            self._limit_s = self._now_s  # What it waits for has come.
+        if yes and self._offline:
+            self._look_again()
 
     def _fetch_manifest(self) -> None:
         if self._intake.fetch_manifest(self._release(), self._now_s):

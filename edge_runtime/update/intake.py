@@ -8,7 +8,8 @@ up: the lifecycle knows what they mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from edge_runtime.bundle.archive import Reader
 from edge_runtime.bundle.delta import DeltaRef
@@ -16,12 +17,25 @@ from edge_runtime.bundle.files import MAX_CHUNK_BYTES, Chunk, FileEntry, sha256_
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from edge_runtime.bundle.store import ChunkStore, StoreReader
 from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import DeviceError, EdgeError, UntrustedError
+from edge_runtime.errors import DeviceError, EdgeError, TransferError, UntrustedError
 from edge_runtime.messages.fleet import BundleRef, Release
 from edge_runtime.profile import DeviceProfile
 from edge_runtime.update.fetching import Fetcher
 from edge_runtime.update.rebuild import Rebuild, Slot
 from edge_runtime.update.slots import Slots
+
+
+@contextlib.contextmanager
+def _its_list_lies(release: Release) -> Iterator[None]:
+    """A manifest's chunk list stands in the desired state, which nobody signed: blame no bundle.
+
+    Blamed for it, a good bundle could be had refused by whoever may write to the broker.
+    """
+    try:
+        yield
+    except UntrustedError as reason:
+        where = f"release {release.name}=={release.version}"
+        raise TransferError(f"{where}: its chunk list is not of its manifest ({reason})") from None
 
 
 class Intake:
@@ -50,22 +64,24 @@ class Intake:
         """Step 1; True where the manifest is here already.
 
         Raises:
-            UntrustedError: a chunk list that cannot be.
+            TransferError: a chunk list that cannot be.
         """
         if self._slots.has(release.manifest.sha256):
             return True
-        self._fetcher.begin((release.manifest,), now_s)
+        with _its_list_lies(release):
+            self._fetcher.begin((release.manifest,), now_s)
         return False
 
     def keep_manifest(self, release: Release) -> None:
         """Step 2, once the manifest's chunks are held.
 
         Raises:
-            UntrustedError: they do not add up to the manifest that is wanted.
+            TransferError: they do not add up to the manifest that is wanted.
             DeviceError: the disk failed.
         """
         data = b"".join(self._store.get(chunk) for chunk in release.manifest.chunks)
-        release.manifest.check(data, "desired state")
+        with _its_list_lies(release):
+            release.manifest.check(data, "desired state")
         self._slots.put(data)
 
     def fetch(self, candidate: BundleRef, now_s: float, deltas: Sequence[DeltaRef] = ()) -> None:

@@ -32,12 +32,20 @@ class Journal:
         self.path = path
 
     def load(self) -> Record | None:
-        """The record, or None where there is none that can be read; logs why."""
+        """The record, or None where there is none that can be read; logs why.
+
+        Raises:
+            DeviceError: it may be sound, but not for us or not now: another start may read it.
+        """
         try:
             return from_bytes(durable.read(self.path, MAX_JOURNAL_BYTES + 1), str(self.path))
         except FileNotFoundError:
             return None
         except OSError as reason:
+            if reason.errno in durable.PASSING:
+                raise DeviceError(
+                    f"journal {self.path}: cannot be read now ({reason.strerror})"
+                ) from None
             log.error("journal %s: cannot be read (%s); starting anew", self.path, reason.strerror)
         except EdgeError as reason:
             log.error("journal is spoiled: %s; starting anew", reason)
@@ -74,6 +82,8 @@ def to_bytes(record: Record) -> bytes:
                     "manifest_sha256": refusal.manifest_sha256,
                     "attempt": refusal.attempt,
                     "reason": refusal.reason,
+                    "name": refusal.name,
+                    "version": refusal.version,
                 }
                 for refusal in record.refused
             ],
@@ -110,6 +120,8 @@ def from_bytes(data: bytes, where: str) -> Record:
                 manifest_sha256=r.text("manifest_sha256", pattern=SHA256),
                 attempt=r.integer("attempt"),
                 reason=r.text("reason", max_len=2048),
+                name=r.text("name", ""),
+                version=r.text("version", ""),
             )
             for r in f.objects("refused", max_items=64)
         ),

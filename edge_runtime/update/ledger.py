@@ -26,6 +26,9 @@ from edge_runtime.update.slots import Slots
 
 log = logging.getLogger(__name__)
 
+TRIED = frozenset({State.VERIFYING, State.TESTING, State.ACTIVATING, State.TRIAL})
+"""States in which a start of the device counts against the bundle that is tried."""
+
 
 class Ledger:
     """Of one device, in the folder `state`. `unsaved`: `record` is newer than the disk.
@@ -60,7 +63,7 @@ class Ledger:
         events = reconcile.since_last_boot(self.record, self.damage, self._policy.max_boots)
         for event in events:
             self._advance(event)
-        if self.record.state in (State.TESTING, State.ACTIVATING, State.TRIAL):
+        if self.record.state in TRIED:
             self.record = dataclasses.replace(self.record, boots=self.record.boots + 1)
 
     def handle(self, event: Event) -> tuple[Action, ...]:

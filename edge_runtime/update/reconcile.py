@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from edge_runtime.messages.fleet import BundleRef, Refusal
+from edge_runtime.messages.fleet import BundleRef, Desired, Refusal
 from edge_runtime.update.lifecycle import (
     UNDER_WAY,
     Condemned,
@@ -22,6 +22,10 @@ from edge_runtime.update.lifecycle import (
     Withdrawn,
 )
 from edge_runtime.update.record import Record
+
+
+MAX_ATTEMPTS = 1000
+"""By which one desired state may raise the attempt."""
 
 
 def next_event(record: Record) -> Event | None:
@@ -52,11 +56,22 @@ def standing_refusal(record: Record) -> Refusal | None:
     """Why the desired bundle is not tried (again): refused at this attempt or a later one."""
     if record.desired is None or record.desired.release is None:
         return None
-    digest = record.desired.release.manifest.sha256
+    wanted = record.desired.release.ref
     for refusal in record.refused:
-        if refusal.manifest_sha256 == digest and refusal.attempt >= record.attempt:
+        if refusal.is_of(wanted) and refusal.attempt >= record.attempt:
             return refusal
     return None
+
+
+def too_far(record: Record, desired: Desired) -> str:
+    """Why `desired` is not taken, if so: an attempt that no later one could exceed.
+
+    Nobody signs attempts, and a bundle that is refused at the highest there is stays refused.
+    """
+    last = max((record.attempt, *(refusal.attempt for refusal in record.refused)))
+    if desired.attempt <= last + MAX_ATTEMPTS:
+        return ""
+    return f"desired: attempt is {desired.attempt}, expected at most {last + MAX_ATTEMPTS}"
 
 
 def without_lost_previous(
@@ -91,7 +106,7 @@ def since_last_boot(
     if record.boots < max_boots:
         return []
     reason = f"the device restarted {record.boots + 1} times while it was tried"
-    if record.state in (State.TESTING, State.ACTIVATING):
+    if record.state in (State.VERIFYING, State.TESTING, State.ACTIVATING):
         return [Refused(reason)]
     if record.state is State.TRIAL and record.previous is not None:
         return [Condemned(reason)]

@@ -151,8 +151,9 @@ def _refuse(r: Record, bundle: BundleRef | None, reason: str) -> tuple[Refusal, 
     digest = bundle.manifest_sha256
     release = r.desired.release if r.desired else None
     desired = release is not None and release.manifest.sha256 == digest
-    others = tuple(refusal for refusal in r.refused if refusal.manifest_sha256 != digest)
-    return (*others, Refusal(digest, r.attempt if desired else 0, _cut(reason)))
+    others = tuple(refusal for refusal in r.refused if not refusal.is_of(bundle))
+    attempt = r.attempt if desired else 0
+    return (*others, Refusal(digest, attempt, _cut(reason), bundle.name, bundle.version))
 
 
 def _cut(reason: str) -> str:

@@ -27,6 +27,10 @@ from edge_runtime.messages.fleet import BundleRef
 log = logging.getLogger(__name__)
 
 
+class _Passing(DeviceError):
+    """It cannot be read now, which says nothing about it."""
+
+
 class Slots:
     """The folder of manifests, made if need be.
 
@@ -55,7 +59,10 @@ class Slots:
             DeviceError: disk full, read-only or failing.
         """
         digest = sha256_hex(manifest_bytes)
-        last = max((last for last, _ in self._listed()), default=0)
+        try:
+            last = max((last for last, _ in self._listed()), default=0)
+        except OSError as reason:
+            raise self._error("listed", reason) from None
         with durable.replacing(self.path(digest)) as file:
             file.write(manifest_bytes)
             file.flush()
@@ -70,10 +77,10 @@ class Slots:
         """
         path = self.path(manifest_sha256)
         try:
-            with open(path, "rb") as file:
-                data = file.read(MAX_MANIFEST_BYTES + 1)
+            data = durable.read(path, MAX_MANIFEST_BYTES + 1)
         except OSError as reason:
-            raise DeviceError(f"manifest {path}: cannot be read ({reason.strerror})") from None
+            kind = _Passing if reason.errno in durable.PASSING else DeviceError
+            raise kind(f"manifest {path}: cannot be read ({reason.strerror})") from None
         if sha256_hex(data) != manifest_sha256:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -91,10 +98,13 @@ class Slots:
     def damage(self, manifest_sha256: str) -> str | None:
         """What keeps the slot from being used, or None where it is whole.
 
-        Chunks are looked for, not read: whoever loads the bundle checks every digest.
+        Chunks are looked for, not read: whoever loads the bundle checks every digest. What cannot
+        be read for a passing reason is no damage: a good bundle must not be given up for it.
         """
         try:
             manifest = Manifest.from_bytes(self.read(manifest_sha256))
+        except _Passing:
+            return None
         except EdgeError as reason:
             return str(reason)
         missing = self._store.missing(manifest.files)
@@ -105,16 +115,25 @@ class Slots:
     def whole(self) -> list[BundleRef]:
         """Every bundle that is here completely, the latest installed first."""
         found = []
-        for _, digest in self._listed():
+        try:
+            listed = self._listed()
+        except OSError as reason:
+            log.error("%s", self._error("listed", reason))
+            return []
+        for _, digest in listed:
             if self.damage(digest) is None:
-                manifest = Manifest.from_bytes(self.read(digest))
+                try:
+                    manifest = Manifest.from_bytes(self.read(digest))
+                except DeviceError:
+                    continue
                 found.append(BundleRef(manifest.name, manifest.version, digest))
         return found
 
     def prune(self, keep: Iterable[str]) -> int:
         """Remove the manifests that are not in `keep`, then the chunks that none of those needs.
 
-        Returns the bytes freed in the store. Manifests go first: one whose chunks are gone must
+        Returns the bytes freed in the store. What a power cut left of a manifest that was being put
+        goes as well. Manifests go first: one whose chunks are gone must
         not look like a bundle.
 
         Raises:
@@ -130,18 +149,24 @@ class Slots:
             for _, digest in self._listed():
                 if digest not in kept:
                     os.unlink(self.path(digest))
+            for path in durable.torn(self.root):
+                os.unlink(path)
             durable.sync_folder(self.root)
         except OSError as reason:
-            raise DeviceError(f"slots {self.root}: cannot be pruned ({reason.strerror})") from None
+            raise self._error("pruned", reason) from None
         return self._store.prune(chunks)
 
+    def _error(self, what: str, reason: OSError) -> DeviceError:
+        return DeviceError(f"slots {self.root}: cannot be {what} ({reason.strerror})")
+
     def _listed(self) -> list[tuple[int, str]]:
-        """(its number, digest) of every manifest file, the latest put first."""
-        found: list[tuple[int, str]] = []
-        try:
-            for item in list(os.scandir(self.root)):
-                if re.fullmatch(SHA256 + r"\.json", item.name):
-                    found.append((int(item.stat().st_mtime), item.name[: -len(".json")]))
-        except OSError as reason:
-            log.error("slots %s: cannot be listed (%s)", self.root, reason.strerror)
-        return sorted(found, reverse=True)
+        """(its number, digest) of every manifest file, the latest put first. Raises OSError."""
+
+        def look() -> list[tuple[int, str]]:
+            return [
+                (int(item.stat().st_mtime), item.name[: -len(".json")])
+                for item in list(os.scandir(self.root))
+                if re.fullmatch(SHA256 + r"\.json", item.name)
+            ]
+
+        return sorted(durable.insist(look), reverse=True)

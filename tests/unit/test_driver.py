@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from edge_runtime.bundle import durable
 from edge_runtime.bundle.files import Chunk, FileEntry, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME
 from edge_runtime.errors import (
@@ -172,7 +175,7 @@ def test_a_manifest_that_is_no_json_is_refused(fleet: Fleet) -> None:
     check_refused(fleet, fleet.add("a"), b"garbage", "not valid JSON")
 
 
-def test_a_desired_state_that_gives_a_chunk_two_sizes_is_refused(fleet: Fleet) -> None:
+def test_a_desired_state_that_gives_a_chunk_two_sizes_blames_no_bundle(fleet: Fleet) -> None:
     device = fleet.add("a")
     chunks = Chunk("1" * 64, 10), Chunk("1" * 64, 20)
     entry = FileEntry(MANIFEST_NAME, 30, "2" * 64, chunks)
@@ -180,7 +183,52 @@ def test_a_desired_state_that_gives_a_chunk_two_sizes_is_refused(fleet: Fleet) -
     device.driver.desired(desired.to_bytes(), fleet.now_s)
     fleet.settle()
     assert "listed with 10 and with 20 bytes" in device.status.reason
+    assert (device.status.state, device.status.refused) == ("waiting", ())
+
+
+def test_a_chunk_list_that_is_not_of_its_manifest_blames_no_bundle(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    fleet.publish(V1)
+    junk = b"junk"
+    entry = dataclasses.replace(
+        V1.release.manifest,
+        chunks=(Chunk(sha256_hex(junk), len(junk)),),
+        size_bytes=len(junk),
+    )
+    fleet.put(TOPICS.chunk(sha256_hex(junk)), junk)
+    lie = Desired(1, dataclasses.replace(V1.release, manifest=entry))
+    fleet.put(TOPICS.device("a", "desired"), lie.to_bytes())
+    fleet.settle()
+    assert "its chunk list is not of its manifest" in device.status.reason
+    fleet.deploy(device, V1)
+    fleet.pass_time(0.1)
+    assert device.serving == V1.digest
+
+
+def test_an_attempt_that_none_could_exceed_is_not_taken(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    desired = Desired(1, V1.release, attempt=2**53)
+    device.driver.desired(desired.to_bytes(), fleet.now_s)
+    assert device.host.events[-1][0] == "desired-invalid"
     assert device.status.state == "idle"
+
+
+def test_a_manifest_that_cannot_be_read_just_now_is_no_damage(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = fleet.add("a")
+    fleet.update(device, V1)
+    fleet.update(device, V2)
+
+    def no_descriptor_left(*_: object, **__: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as few:
+        few.setattr(durable, "read", no_descriptor_left)
+        device.driver.failed("worker died of signal 11", fleet.now_s)
+    status = device.driver.status
+    assert status.active is not None
+    assert status.previous is not None
 
 
 def test_a_desired_state_without_a_release_takes_no_bundle_away(fleet: Fleet) -> None:

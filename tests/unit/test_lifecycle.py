@@ -113,7 +113,7 @@ def test_refusals_are_bounded_and_the_oldest_goes_first() -> None:
     old = tuple(Refusal(f"{n:064x}", 0, "") for n in range(3))
     record = Record(State.TESTING, candidate=A, active=B, refused=old)
     after, _ = advance(record, on.Refused("slow"), 3)
-    assert after.refused == (*old[1:], Refusal(A.manifest_sha256, 0, "slow"))
+    assert after.refused == (*old[1:], Refusal(A.manifest_sha256, 0, "slow", A.name, A.version))
 
 
 def test_nothing_desired_known_means_nothing_to_do() -> None:
@@ -137,6 +137,19 @@ def test_a_higher_attempt_lifts_a_refusal_and_the_same_does_not() -> None:
     for attempt, event in ((0, None), (1, None), (2, on.Wanted(OURS))):
         desired = Desired(1, MADE.release, attempt)
         assert next_event(Record(desired=desired, refused=refused)) == event
+
+
+def test_what_was_refused_under_one_name_may_be_wanted_under_another() -> None:
+    """Nobody signs names: a good digest under a wrong one must not bar the right one."""
+    refused = (Refusal(OURS.manifest_sha256, 0, "not signed", "other", "1.0.0"),)
+    record = Record(desired=Desired(1, MADE.release), refused=refused)
+    assert next_event(record) == on.Wanted(OURS)
+
+
+def test_a_bundle_that_brings_the_board_down_while_it_is_verified_is_not_tried_for_ever() -> None:
+    record = Record(State.VERIFYING, candidate=A, boots=3)
+    (event,) = since_last_boot(record, lambda _bundle: None, 3)
+    assert isinstance(event, on.Refused)
 
 
 def test_a_device_that_lost_both_bundles_gives_up_both_without_blame() -> None:

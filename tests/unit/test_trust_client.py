@@ -101,7 +101,7 @@ def test_a_manifest_of_the_right_digest_and_another_length_is_refused(world: Wor
     target = world.repo.add(release().file, MANIFEST)
     target.length += 1
     world.repo.publish()
-    with pytest.raises(UntrustedError, match=r"of 26 bytes, signed is .* of 27$"):
+    with pytest.raises(TransferError, match=r"of 26 bytes, signed is .* of 27$"):
         world.refresh().check(release())
 
 

@@ -141,6 +141,8 @@ class Client:
 
         Raises:
             UntrustedError: nobody signed it, or another bundle is signed under its name.
+            TransferError: it is signed, and what the desired state says beside it is wrong: no
+                bundle is to blame for that.
             MetadataError, TransferError, DeviceError: as `target`.
         """
         target = self.target(release.file)
@@ -151,11 +153,12 @@ class Client:
                 f"targets version {self._updater.targets_version}"
             )
         signed = target.hashes.get("sha256", "")
-        if (signed, target.length) != (release.manifest.sha256, release.manifest.size_bytes):
-            raise UntrustedError(
-                f"{where}: wanted is manifest {release.manifest.sha256[:12]}… of "
-                f"{release.manifest.size_bytes} bytes, signed is {plain(signed, 12)}… of "
-                f"{target.length}"
+        wanted = release.manifest
+        if (signed, target.length) != (wanted.sha256, wanted.size_bytes):
+            kind = TransferError if signed == wanted.sha256 else UntrustedError
+            raise kind(
+                f"{where}: wanted is manifest {wanted.sha256[:12]}… of {wanted.size_bytes} bytes, "
+                f"signed is {plain(signed, 12)}… of {target.length}"
             )
 
     def download(self, target: TargetFile, folder: Path, base: str) -> Path:
