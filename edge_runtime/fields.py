@@ -15,15 +15,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, Union
 
 from edge_runtime.errors import EdgeError
+from edge_runtime.text import plain
 
 Json: TypeAlias = Union[  # noqa: UP007 - a quoted name cannot stand in `X | Y` on 3.10
     bool, int, float, str, Sequence["Json"], Mapping[str, "Json"], None
 ]
 
 MAX_DEPTH = 32
+MAX_CONTAINERS = 1 << 17
+"""Objects and lists in one text: a pair of brackets costs two bytes there and two hundred here."""
 MAX_SENTENCE = 500
-MAX_DIGITS = 1000
-"""Of an integer; more would be quadratic work, and no field takes a fraction of it."""
+MAX_FAULTS = 32
+"""Told of one file at a time."""
+MAX_DIGITS = 300
+"""Of an integer: each becomes a float without overflow, whoever divides or prints it later."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 REQUIRED: Any = object()
 """Default of every getter: the key must be there."""
@@ -34,7 +39,8 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
 
     Raises:
         `error`: too large, not UTF-8, not JSON, duplicate keys, a number that is not finite,
-            half a surrogate pair, an endless integer, or nested deeper than `MAX_DEPTH`.
+            half a surrogate pair, an endless integer, nested deeper than `MAX_DEPTH`, or more than
+            `MAX_CONTAINERS` objects and lists.
     """
     if len(data) > max_bytes:
         raise error(f"{where}: {len(data)} bytes, at most {max_bytes} are accepted")
@@ -61,7 +67,7 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
 
     try:
         text = data.decode("utf-8")
-        _check_depth(text)
+        _check_nesting(text)
         value: Json = json.loads(
             text,
             object_pairs_hook=pairs,
@@ -76,19 +82,24 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
     return value
 
 
-def _check_depth(text: str) -> None:
+def _check_nesting(text: str) -> None:
     """A cheap scan before the parser recurses; brackets inside strings are left out.
 
     The string part of the pattern always matches, also where the string never ends: a hostile
     text must not make it backtrack.
     """
-    depth = 0
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = opened = 0
     for token in re.finditer(r'"[^"\\]*(?:\\.?[^"\\]*)*"?|[\[{]|[\]}]', text, re.DOTALL):
         first = token.group()[0]
         if first in "[{":
             depth += 1
+            opened += 1
             if depth > MAX_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+            if opened > MAX_CONTAINERS:
+                raise ValueError(f"more than {MAX_CONTAINERS} objects and lists")
         elif first in "]}":
             depth -= 1
 
@@ -122,10 +133,9 @@ class Fields:
     def fault(self, sentence: str) -> None:
         """Raise `sentence`, or keep it when faults are being collected.
 
-        A hostile key or value may be long: what is shown of it is not.
+        A hostile key or value may be long, and hold line breaks: what is shown of it is neither.
         """
-        if len(sentence) > MAX_SENTENCE:
-            sentence = sentence[:MAX_SENTENCE] + "…"
+        sentence = plain(sentence, MAX_SENTENCE)
         if self._faults is None:
             raise self._error(sentence)
         self._faults.append(sentence)
@@ -133,7 +143,7 @@ class Fields:
     def done(self) -> None:
         """Raise everything collected as one error; nothing where nothing was wrong."""
         if self._faults:
-            raise self._error("; ".join(self._faults))
+            raise self._error(all_of(self._faults))
 
     def __contains__(self, key: str) -> bool:
         return key in self._value
@@ -277,6 +287,12 @@ class Fields:
         """Everything but the keys `taken`, as it is."""
         self._seen.update(self._value)
         return {key: value for key, value in self._value.items() if key not in taken}
+
+
+def all_of(faults: Sequence[str]) -> str:
+    """Faults of one file as one sentence; of very many, the first."""
+    more = len(faults) - MAX_FAULTS
+    return "; ".join(faults[:MAX_FAULTS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _kind(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,9 +100,8 @@ def _first_bundle(config: AgentConfig) -> Finding:
         obstacle = config.broker is None
         text = "none configured" + (", and no broker to get one from" if obstacle else "")
         return Finding("first bundle", None, text)
-    return Finding(
-        "first bundle", path.exists(), str(path) if path.exists() else f"{path} is missing"
-    )
+    there = os.path.exists(path)  # False also where it may not be looked for.
+    return Finding("first bundle", there, str(path) if there else f"{path} is missing")
 
 
 def _trust(config: AgentConfig) -> Finding:

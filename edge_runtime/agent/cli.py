@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     )
     install.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=INSTALL_S,
         metavar="SECONDS",
         help=f"give up after so long (default: {INSTALL_S:g})",
@@ -175,6 +176,17 @@ def parser() -> argparse.ArgumentParser:
     _config(check)
     check.add_argument("--json", action="store_true", help="findings as JSON")
     return top
+
+
+def _seconds(text: str) -> float:
+    """A time to wait. NaN is never over, and never under way."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _config(verb: argparse.ArgumentParser) -> None:

@@ -1,24 +1,28 @@
 """Bundles that a person hands to this device: a file, a folder, or a release in a repository.
 
 Nothing of it is believed. It is looked through here, so that a mistyped name or a damaged file is
-told at once and leaves no trace; who signed it is asked later, as for any other bundle.
+told at once and leaves no trace; who signed it is asked later, as for any other bundle. A file is
+read a chunk at a time: the supervisor stays small, however large the bundle is.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.bundle.archive import Reader, open_bundle
-from edge_runtime.bundle.files import Chunk
+from edge_runtime.bundle.files import Chunk, FileEntry
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from edge_runtime.bundle.store import ChunkStore
 from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import InputError, UntrustedError
+from edge_runtime.errors import DeviceError, InputError, UntrustedError
 from edge_runtime.link.folder import FolderPlace
 from edge_runtime.link.repository import Repository
 from edge_runtime.messages.fleet import MAX_MESSAGE_BYTES, Release, release_file
 from edge_runtime.profile import DeviceProfile
+from edge_runtime.text import plain
 
 METADATA = "metadata"
 MAX_SHOWN = 10
@@ -34,37 +38,54 @@ class Given:
 
 
 def look_through(
-    path: Path, release: str | None, profile: DeviceProfile, store: ChunkStore
+    path: Path,
+    release: str | None,
+    profile: DeviceProfile,
+    store: ChunkStore,
+    pulse: Callable[[], None] = lambda: None,
 ) -> Given:
     """The bundle at `path`; whatever of it is not in `store` was read and checked.
 
     Args:
         path: a bundle, or a repository's folder.
         release: `NAME==VERSION` out of a repository; None: the only one there.
+        pulse: called with every chunk that is read.
 
     Raises:
         InputError: there is nothing like that.
         UntrustedError, IncompatibleError: it is damaged, or not for this device.
         DeviceError, TransferError: it cannot be read.
     """
+    try:
+        reader, repository = _open(path, release, profile)
+        verified = verify(reader, files=False)
+        profile.fits(verified.manifest)
+        for entry in verified.manifest.files:
+            if store.missing((entry,)):
+                for _ in entry.checked(reader.pieces(entry), reader.where):
+                    pulse()
+    except OSError as reason:  # A folder that may not be entered, a name that no disk can have.
+        raise DeviceError(f"{plain(str(path))}: cannot be read ({reason.strerror})") from None
+    except ValueError as reason:
+        raise InputError(f"{plain(str(path))}: cannot be the name of a bundle ({reason})") from None
+    return Given(reader, verified.manifest_sha256, repository)
+
+
+def _open(path: Path, release: str | None, profile: DeviceProfile) -> tuple[Reader, str | None]:
+    """What reads it, and the URL of the repository that it is in. Raises OSError, ValueError."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{plain(str(path))}: there is nothing at this path") from None
     if (path / METADATA).is_dir():
-        absolute = path.resolve()
-        reader: Reader = _from_repository(absolute, release, profile)
-        repository: str | None = absolute.as_uri()
-    elif release is not None:
+        absolute = Path(os.path.realpath(path))
+        return _from_repository(absolute, release, profile), absolute.as_uri()
+    if release is not None:
         raise InputError(
-            f"{path}: is no repository, which has a folder {METADATA!r}; no release "
+            f"{plain(str(path))}: is no repository, which has a folder {METADATA!r}; no release "
             "can be picked from it"
         )
-    else:
-        reader, repository = open_bundle(path), None
-    verified = verify(reader, files=False)
-    profile.fits(verified.manifest)
-    for entry in verified.manifest.files:
-        # Whole files grow this process's heap: what is here already is not read.
-        if store.missing((entry,)):
-            entry.check_chunks(verified.read(entry.path), reader.where)
-    return Given(reader, verified.manifest_sha256, repository)
+    return open_bundle(path), None
 
 
 def _from_repository(folder: Path, release: str | None, profile: DeviceProfile) -> Reader:
@@ -95,7 +116,7 @@ def _from_repository(folder: Path, release: str | None, profile: DeviceProfile) 
 
 def _shown(names: list[str]) -> str:
     """The releases that there are, for a message."""
-    words = ["==".join(name.split("@")[:2]) for name in names[:MAX_SHOWN]]
+    words = [plain("==".join(name.split("@")[:2])) for name in names[:MAX_SHOWN]]
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return f"; there are {', '.join(words)}{more}" if words else ""
 
@@ -134,12 +155,16 @@ class RepositoryReader:
             )
         return self._joined(entry.chunks)
 
+    def pieces(self, entry: FileEntry) -> Iterator[bytes]:
+        """One file, chunk after chunk. Raises as `read`."""
+        return map(self._chunk, entry.chunks)
+
     def _joined(self, chunks: tuple[Chunk, ...]) -> bytes:
-        pieces = []
-        for chunk in chunks:
-            data = self._repository.chunk(chunk.sha256)
-            if data is None:
-                raise UntrustedError(f"{self.where}: chunk {chunk.sha256} is missing")
-            chunk.check(data, self.where)
-            pieces.append(data)
-        return b"".join(pieces)
+        return b"".join(map(self._chunk, chunks))
+
+    def _chunk(self, chunk: Chunk) -> bytes:
+        data = self._repository.chunk(chunk.sha256)
+        if data is None:
+            raise UntrustedError(f"{self.where}: chunk {chunk.sha256} is missing")
+        chunk.check(data, self.where)
+        return data

@@ -16,11 +16,17 @@ from pathlib import Path
 
 from edge_runtime.agent.config import AgentConfig
 from edge_runtime.agent.given import Given, look_through
-from edge_runtime.agent.installer import Request
-from edge_runtime.agent.state_folder import holder_pid
+from edge_runtime.agent.installer import Request, Result
+from edge_runtime.agent.state_folder import holder_pid, owner
 from edge_runtime.agent.supervisor import Supervisor
 from edge_runtime.bundle.store import ChunkStore
-from edge_runtime.errors import DeviceError, EdgeError, IncompatibleError, UntrustedError
+from edge_runtime.errors import (
+    DeviceError,
+    EdgeError,
+    IncompatibleError,
+    InputError,
+    UntrustedError,
+)
 from edge_runtime.fields import Json
 from edge_runtime.messages.fleet import BundleRef, Refusal
 from edge_runtime.profile import load_profile
@@ -96,9 +102,10 @@ def install(
 
     Raises:
         InputError, UntrustedError, IncompatibleError, TransferError: the bundle is none, was
-            refused, or is not for this device.
+            refused, or is not for this device; or the state folder is another user's.
         DeviceError: it cannot be kept, or not within `timeout_s`.
     """
+    _demand_owner(config.state_dir)
     store = ChunkStore(config.state_dir / "chunks")
     profile = replace(load_profile(config.profile), tasks=config.tasks)
     given = look_through(path, release, profile, store)
@@ -107,7 +114,7 @@ def install(
     since = _since(record.refused, given.manifest_sha256)
     pid = holder_pid(config.state_dir)
     if pid is not None:
-        request = Request(path.resolve(), release)
+        request = Request(Path(os.path.realpath(path)), release, os.urandom(8).hex())
         return _ask(config, request, given, since, pid, timeout_s, on_state)
     supervisor = Supervisor(config, version)
     end_s = time.monotonic() + timeout_s
@@ -141,6 +148,16 @@ def install(
     return Installed(found[0], running=False)
 
 
+def _demand_owner(state: Path) -> None:
+    """Raises InputError: what we wrote there, the agent could not read, or not replace."""
+    name = owner(state)
+    if name is not None:
+        raise InputError(
+            f"state folder {state} belongs to user {name}; run it as that user: "
+            f"sudo -u {name} edge-agent install …"
+        )
+
+
 def _since(refused: tuple[Refusal, ...], digest: str) -> int:
     """The attempt that naming a refused bundle again makes."""
     return max((r.attempt + 1 for r in refused if r.manifest_sha256 == digest), default=0)
@@ -168,21 +185,29 @@ def _ask(
     timeout_s: float,
     on_state: Callable[[str], None],
 ) -> Installed:
-    """Ask the agent whose process is `pid`, and follow its journal."""
+    """Ask the agent whose process is `pid`, and follow its journal from its result on."""
     journal = Journal(config.state_dir / "journal.json")
     digest = given.manifest_sha256
     request.leave(config.state_dir)
     _knock(pid)
     end_s = time.monotonic() + timeout_s
     told = ""
+    taken = False
     while time.monotonic() < end_s:
-        record = journal.load()
+        if not taken:
+            result = Result.find(config.state_dir, request.token)
+            if result is not None:
+                result.demand_taken()
+                taken = True
+        record = journal.load() if taken else None
         if record is not None:
             if record.state.value != told:
                 told = record.state.value
                 on_state(told)
             wanted = record.desired.release if record.desired is not None else None
             ours = wanted is not None and wanted.manifest.sha256 == digest
+            if not ours:
+                _demand_free(record, given)
             standing = _Standing(told, record.active, record.refused, record.reason)
             bundle = standing.judge(digest, since) if ours else None
             if bundle is not None:

@@ -18,10 +18,12 @@ from edge_runtime.link import Link, Will
 from edge_runtime.messages.fleet import Accelerator, Event, Online, Reported, to_bytes
 from edge_runtime.messages.topics import DELIVERY, Topics
 from edge_runtime.telemetry import Probes, Reporter, Snapshot, Spool, new_boot_id
+from edge_runtime.text import plain
 from edge_runtime.update.driver import Status
 
 log = logging.getLogger(__name__)
 
+MAX_TEXT = 2048
 BATCH = 16
 BATCH_S = 0.2
 
@@ -115,8 +117,9 @@ class Reporting:
                 self._untold.discard(what)
 
     def event(self, kind: str, text: str, details: Mapping[str, Json]) -> None:
-        """Say, once, that something happened."""
-        event = Event(self.boot_id, self._events, time.time(), kind, text[:2048], dict(details))
+        """Say, once, that something happened. A text may quote names that are not even UTF-8."""
+        words = plain(text, MAX_TEXT)
+        event = Event(self.boot_id, self._events, time.time(), kind, words, dict(details))
         self._events += 1
         self._keep_or_publish("event", to_bytes(event))
 

@@ -4,12 +4,17 @@ The lock is `flock` on `<state_dir>/lock`, which the kernel takes back when the 
 however it ends. Workers do not inherit it. The file holds the process id, for people; it stays
 behind, and means nothing then. Where the file cannot be made, the folder itself is locked: a disk
 that has become read-only must not keep a device from serving what it has.
+
+Whoever may read a file may lock it, and so keep the agent from starting: the lock is its owner's
+alone, and so is a folder that is made here. A folder that was made otherwise stays as it is.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import stat
 import time
 from pathlib import Path
 
@@ -32,7 +37,7 @@ class Hold:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as reason:
             why = not_writable(folder) or f"{folder}: cannot be made ({reason.strerror})"
             raise DeviceError(why) from None
@@ -40,6 +45,7 @@ class Hold:
         try:
             if not _locked(self._descriptor, fcntl.LOCK_EX, PATIENCE_S):
                 raise DeviceError(_in_use(folder, self._descriptor))
+            _tighten(self._descriptor)
             _write_pid(self._descriptor)
         except BaseException:
             self.close()
@@ -88,6 +94,20 @@ def holder_pid(folder: Path) -> int | None:
         os.close(descriptor)
 
 
+def owner(folder: Path) -> str | None:
+    """Whose `folder` is, by name or number; None: ours, or it is not there."""
+    try:
+        found = folder.stat().st_uid
+    except OSError:
+        return None
+    if found == os.geteuid():
+        return None
+    try:
+        return pwd.getpwuid(found).pw_name
+    except KeyError:
+        return f"#{found}"  # As sudo -u takes it.
+
+
 def not_writable(folder: Path) -> str:
     """In a sentence, why nothing can be kept in `folder`; empty where it can."""
     existing = next((f for f in (folder, *folder.parents) if os.path.exists(f)), Path("/"))
@@ -106,9 +126,12 @@ def _open(folder: Path, flags: int) -> int:
         (folder, os.O_RDONLY),
     ):
         try:
-            return os.open(path, how | os.O_CLOEXEC, 0o644)
+            return os.open(path, how | os.O_CLOEXEC, 0o600)
         except OSError as reason:
             why = reason.strerror
+            # It is there, and another user's: to lock the folder instead would be no lock at all.
+            if isinstance(reason, PermissionError) and how & os.O_ACCMODE == os.O_RDONLY:
+                break
     raise DeviceError(f"state folder {folder}: cannot be opened ({why})")
 
 
@@ -125,6 +148,16 @@ def _locked(descriptor: int, how: int, patience_s: float) -> bool:
             raise DeviceError(f"state folder: cannot be locked ({reason.strerror})") from None
         else:
             return True
+
+
+def _tighten(descriptor: int) -> None:
+    """Nobody else may open it any more, where it is a file and ours."""
+    try:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) & 0o077:
+            os.fchmod(descriptor, 0o600)
+    except OSError:  # A read-only disk, or another user's.
+        return
 
 
 def _write_pid(descriptor: int) -> None:

@@ -131,7 +131,12 @@ class Supervisor:
         except DeviceError as reason:
             raise DeviceError(not_writable(config.state_dir) or str(reason)) from None
         self._installer = Installer(
-            config, self._profile, self._driver, self._trust.beside, self._install_event
+            config,
+            self._profile,
+            self._driver,
+            self._trust.beside,
+            self._install_event,
+            lambda: self._notifier.alive(time.monotonic()),
         )
         self._reporting = Reporting(config, self._profile.name, version, now_s)
         self._recent = Recent(config.update.trial_s, config.update.trial_min_requests)

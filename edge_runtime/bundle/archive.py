@@ -7,12 +7,14 @@ only paths that the manifest names are ever asked for.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from edge_runtime.bundle.container import (
     MAX_ARCHIVE_BYTES,
@@ -23,7 +25,7 @@ from edge_runtime.bundle.container import (
     read_members,
 )
 from edge_runtime.bundle.durable import replacing
-from edge_runtime.bundle.files import safe_path
+from edge_runtime.bundle.files import FileEntry, safe_path
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from edge_runtime.errors import DeviceError, InputError, UntrustedError
 
@@ -45,6 +47,15 @@ class Reader(Protocol):
 
         Raises:
             UntrustedError: not there, no plain file, or larger than `max_bytes`.
+            DeviceError: the disk failed.
+        """
+        ...
+
+    def pieces(self, entry: FileEntry) -> Iterator[bytes]:
+        """The same file, cut where `entry` cuts it, one piece in memory at a time; unchecked.
+
+        Raises:
+            UntrustedError: not there, no plain file, or not of the size that `entry` says.
             DeviceError: the disk failed.
         """
         ...
@@ -71,6 +82,24 @@ class FolderReader:
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """Each level is opened relative to the one before and must not be a link."""
+        with self._opened(path) as (stream, size_bytes):
+            if size_bytes > max_bytes:
+                raise _too_large(self.where, path, size_bytes, max_bytes)
+            data = stream.read(size_bytes + 1)
+        if len(data) != size_bytes:
+            raise UntrustedError(f"{self.where}: {path!r} changed while it was read")
+        return data
+
+    def pieces(self, entry: FileEntry) -> Iterator[bytes]:
+        """Opened as by `read`."""
+        with self._opened(entry.path) as (stream, size_bytes):
+            _demand_size(self.where, entry, size_bytes)
+            for chunk in entry.chunks:
+                yield stream.read(chunk.size_bytes)
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[tuple[BinaryIO, int]]:
+        """A plain file, and its size. What fails inside is told as if opening it had failed."""
         if not safe_path(path):
             raise UntrustedError(f"{self.where}: {path!r} is not a plain relative path")
         *folders, name = path.split("/")
@@ -92,17 +121,12 @@ class FolderReader:
                 found = os.fstat(file)
                 if not stat.S_ISREG(found.st_mode):
                     raise UntrustedError(f"{self.where}: {path!r} is not a plain file")
-                if found.st_size > max_bytes:
-                    raise _too_large(self.where, path, found.st_size, max_bytes)
                 with open(file, "rb", closefd=False) as stream:
-                    data = stream.read(found.st_size + 1)
+                    yield stream, found.st_size
             finally:
                 os.close(file)
         except OSError as reason:
             raise self._unreadable(path, reason) from None
-        if len(data) != found.st_size:
-            raise UntrustedError(f"{self.where}: {path!r} changed while it was read")
-        return data
 
     def _unreadable(self, path: str, reason: OSError) -> UntrustedError | DeviceError:
         if reason.errno == errno.ENOENT:
@@ -137,9 +161,7 @@ class ArchiveReader:
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """The member's bytes, its checksum checked."""
-        member = self._members.get(path)
-        if member is None:
-            raise UntrustedError(f"{self.where}: {path!r} is missing")
+        member = self._member(path)
         if member.size_bytes > max_bytes:
             raise _too_large(self.where, path, member.size_bytes, max_bytes)
         try:
@@ -154,6 +176,33 @@ class ArchiveReader:
             raise UntrustedError(f"{self.where}: {path!r} is damaged (checksum does not match)")
         return data
 
+    def pieces(self, entry: FileEntry) -> Iterator[bytes]:
+        """The checksum is left alone: whoever reads so holds every piece to its digest."""
+        member = self._member(entry.path)
+        _demand_size(self.where, entry, member.size_bytes)
+        try:
+            with open(self._file, "rb") as stream:
+                stream.seek(member.data_offset)
+                for chunk in entry.chunks:
+                    yield stream.read(chunk.size_bytes)
+        except OSError as reason:
+            raise DeviceError(
+                f"{self.where}: {entry.path!r} cannot be read ({reason.strerror})"
+            ) from None
+
+    def _member(self, path: str) -> Member:
+        member = self._members.get(path)
+        if member is None:
+            raise UntrustedError(f"{self.where}: {path!r} is missing")
+        return member
+
+
+def _demand_size(where: str, entry: FileEntry, found: int) -> None:
+    if found != entry.size_bytes:
+        raise UntrustedError(
+            f"{where}: {entry.path!r} has {found} bytes, expected {entry.size_bytes}"
+        )
+
 
 def _too_large(where: str, path: str, found: int, max_bytes: int) -> UntrustedError:
     return UntrustedError(f"{where}: {path!r} has {found} bytes, at most {max_bytes} expected")
@@ -166,9 +215,13 @@ def open_bundle(path: Path) -> Reader:
         InputError: there is neither at `path`, or it cannot be opened.
         UntrustedError: the file is no `.edge` archive.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as reason:  # A folder that may not be entered, a name that no disk can have.
+        raise InputError(f"bundle {path}: cannot be read ({reason.strerror})") from None
+    if is_folder:
         return FolderReader(path)
-    if path.is_file():
+    if is_file:
         return ArchiveReader(path)
     raise InputError(f"bundle {path}: no such folder or .edge file")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from edge_runtime.errors import UntrustedError
@@ -99,6 +99,25 @@ class FileEntry:
         """Raises UntrustedError: the chunk list does not add up to `data`, the whole file."""
         for chunk, piece in self.cut(data):
             chunk.check(piece, f"{where}: {self.path!r}")
+
+    def checked(self, pieces: Iterable[bytes], where: str) -> Iterator[tuple[Chunk, bytes]]:
+        """The chunks with their bytes, each held to its digest, then all of them to the file's.
+
+        Args:
+            pieces: the file, cut where the chunk list cuts it; no more than one is held.
+
+        Raises:
+            UntrustedError: a piece is not its chunk; or, after the last, there are fewer pieces
+                than chunks, or the list is at odds with the file.
+        """
+        whole = hashlib.sha256()
+        left = iter(pieces)
+        for chunk in self.chunks:
+            piece = next(left, b"")
+            chunk.check(piece, f"{where}: {self.path!r}")
+            whole.update(piece)
+            yield chunk, piece
+        self.check_digest(whole.hexdigest(), where)
 
     def as_json(self) -> dict[str, Json]:
         """The object that `parse` reads."""

@@ -16,8 +16,8 @@ import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
+from edge_runtime.bundle import durable
 from edge_runtime.bundle.archive import Reader
-from edge_runtime.bundle.durable import sync_folder
 from edge_runtime.bundle.files import MAX_CHUNK_BYTES, SHA256, Chunk, FileEntry
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Manifest
 from edge_runtime.errors import DeviceError, UntrustedError
@@ -62,7 +62,7 @@ class ChunkStore:
                     os.fsync(file.fileno())
                 _make_folder(path.parent)
                 os.replace(temporary, path)
-                sync_folder(path.parent)
+                durable.sync_folder(path.parent)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary)
@@ -96,8 +96,7 @@ class ChunkStore:
             DeviceError: not here or unreadable.
         """
         try:
-            with open(self._path(chunk.sha256), "rb") as file:
-                return file.read(MAX_CHUNK_BYTES + 1)
+            return durable.read(self._path(chunk.sha256), MAX_CHUNK_BYTES + 1)
         except OSError as reason:
             raise DeviceError(
                 f"chunk store {self.root}: chunk {chunk.sha256} cannot be read ({reason.strerror})"
@@ -106,19 +105,18 @@ class ChunkStore:
     def ingest(self, reader: Reader, manifest: Manifest) -> int:
         """Keep every chunk of a bundle's files; returns the bytes that were new.
 
-        One file is in memory at a time; a file whose chunks are all here is not read.
+        One chunk is in memory at a time; a file whose chunks are all here is not read.
 
         Raises:
-            UntrustedError: a file is missing or differs from the manifest.
+            UntrustedError: a file is missing or differs from the manifest; what agreed with the
+                manifest before that stays, until it is pruned.
             DeviceError: disk full, read-only or failing.
         """
         added = 0
         for entry in manifest.files:
             if not self.missing((entry,)):
                 continue
-            data = reader.read(entry.path, entry.size_bytes)
-            entry.check(data, reader.where)
-            for chunk, piece in entry.cut(data):
+            for chunk, piece in entry.checked(reader.pieces(entry), reader.where):
                 added += chunk.size_bytes if self.put(chunk, piece) else 0
         return added
 
@@ -150,7 +148,7 @@ class ChunkStore:
                         freed += item.stat(follow_symlinks=False).st_size
                         os.unlink(item.path)
                 if freed != before:
-                    sync_folder(folder)
+                    durable.sync_folder(folder)
         except OSError as reason:
             raise DeviceError(
                 f"chunk store {self.root}: cannot be pruned ({reason.strerror})"
@@ -180,7 +178,7 @@ class ChunkStore:
     def _size(self, sha256: str) -> int | None:
         """Size of the chunk of that name, or None where there is none."""
         try:
-            return self._path(sha256).stat().st_size
+            return durable.insist(self._path(sha256).stat).st_size
         except OSError:
             return None
 
@@ -191,7 +189,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir()
     except FileExistsError:
         return
-    sync_folder(folder.parent)
+    durable.sync_folder(folder.parent)
 
 
 class StoreReader:
@@ -238,3 +236,11 @@ class StoreReader:
                 self._store.get(chunk)
             raise
         return data
+
+    def pieces(self, entry: FileEntry) -> Iterator[bytes]:
+        """The chunks as they are here, unchecked.
+
+        Raises:
+            DeviceError: a chunk is missing.
+        """
+        return (self._store.read(chunk) for chunk in entry.chunks)

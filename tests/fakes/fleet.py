@@ -8,7 +8,7 @@ host self-tests by verifying every byte, and keeps book of what served when.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from zlib import crc32
@@ -67,6 +67,10 @@ class Bundle:
     def read(self, path: str, max_bytes: int) -> bytes:
         """As a Reader."""
         return self.bytes if path == MANIFEST_NAME else self.files[path]
+
+    def pieces(self, entry: FileEntry) -> Iterator[bytes]:
+        """As a Reader."""
+        return (bytes(piece) for _, piece in entry.cut(self.files[entry.path]))
 
 
 def bundle(version: str, *, backbone: int = 1, size: int = 600_000, **changed: Json) -> Bundle:

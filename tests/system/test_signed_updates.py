@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.agent.installer import Request, Result
 from edge_runtime.bundle.archive import FolderReader, pack
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
@@ -275,6 +277,29 @@ def test_a_stick_installs_on_a_board_without_a_network_whether_the_agent_runs_or
         client.finish()
         assert client.failures == []
         assert client.versions["1.0.0"] > 0
+    finally:
+        assert device.end() == 0, device.log
+
+
+def test_a_request_that_cannot_be_met_does_not_end_an_agent_that_serves(tmp_path: Path) -> None:
+    """Left beside the agent as an older or careless `edge-agent install` may."""
+    repository = SignedRepository()
+    one = bundle(tmp_path, "1.0.0")
+    sign(repository, one)
+    tree = stick(tmp_path / "stick", repository, one)
+    folder = air_gapped(tmp_path / "agent", repository)
+    device = Agent(folder, (folder / "agent.toml").read_text(), ["--bundle", str(tree)])
+    try:
+        wait_for("it serves", device.ready)
+        odd = tmp_path / "odd" / "metadata"
+        odd.mkdir(parents=True)
+        for name in (os.fsdecode(b"caf\xe9"), "tiny"):
+            (odd / f"{name}@1.0.0@generic-x86_64.json").touch()
+        for token, path in {"odd": odd.parent, "long": tmp_path / ("x" * 300)}.items():
+            Request(path, None, token).leave(folder / "state")
+            os.kill(device.process.pid, signal.SIGUSR1)
+            wait_for("a result", functools.partial(Result.find, folder / "state", token))
+        assert device.ready()
     finally:
         assert device.end() == 0, device.log
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.bundle.archive import FolderReader
+from edge_runtime.bundle.archive import FolderReader, open_bundle, pack
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.files import Chunk, FileEntry, sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME
@@ -167,16 +168,43 @@ def test_ingest_keeps_a_whole_bundle_and_counts_what_was_new(
     assert store.ingest(FolderReader(folder), manifest) == 0
 
 
-def test_ingest_of_a_file_that_differs_from_the_manifest_keeps_none_of_it(
+def test_ingest_of_a_file_that_differs_from_the_manifest_keeps_only_what_agrees_with_it(
     store: ChunkStore, tmp_path: Path
 ) -> None:
     folder, manifest = write_bundle(tmp_path / "b")
     data = bytearray(FILES["model.onnx"])
     data[-1] ^= 1
     (folder / "model.onnx").write_bytes(data)
-    with pytest.raises(UntrustedError, match=r"'model.onnx' has digest"):
+    with pytest.raises(UntrustedError, match=r"'model.onnx': chunk \w+ has digest"):
         store.ingest(FolderReader(folder), manifest)
-    assert everything(tmp_path / "chunks") == set()
+    assert manifest.file("model.onnx").chunks[-1] in store.missing(manifest.files)
+    kept = {name.split("/")[-1] for name in everything(tmp_path / "chunks")}
+    assert kept < {chunk.sha256 for chunk in manifest.file("model.onnx").chunks}
+
+
+def test_ingest_of_a_chunk_list_that_is_at_odds_with_its_file_is_refused(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    folder, manifest = write_bundle(tmp_path / "b")
+    files = tuple(dataclasses.replace(file, sha256="0" * 64) for file in manifest.files)
+    with pytest.raises(UntrustedError, match=r"'[\w.]+' has digest"):
+        store.ingest(FolderReader(folder), dataclasses.replace(manifest, files=files))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_ingest_holds_one_chunk_at_a_time(store: ChunkStore, tmp_path: Path, packed: bool) -> None:
+    files = {**FILES, "model.onnx": os.urandom(4 << 20)}
+    folder, manifest = write_bundle(tmp_path / "b", files)
+    if packed:
+        pack(FolderReader(folder), tmp_path / "b.edge")
+    tracemalloc.start()
+    try:
+        store.ingest(open_bundle(tmp_path / ("b.edge" if packed else "b")), manifest)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert store.missing(manifest.files) == []
+    assert peak_bytes < 1 << 20
 
 
 @pytest.fixture
