@@ -23,7 +23,6 @@ from edge_runtime.update.lifecycle import (
 )
 from edge_runtime.update.record import Record
 
-
 MAX_ATTEMPTS = 1000
 """By which one desired state may raise the attempt."""
 
