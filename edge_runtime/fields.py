@@ -34,13 +34,20 @@ REQUIRED: Any = object()
 """Default of every getter: the key must be there."""
 
 
-def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeError]) -> Json:
+def decode_json(
+    data: bytes,
+    *,
+    max_bytes: int,
+    where: str,
+    error: type[EdgeError],
+    max_containers: int = MAX_CONTAINERS,
+) -> Json:
     """`data` as JSON, after its size, its encoding and its nesting have been checked.
 
     Raises:
         `error`: too large, not UTF-8, not JSON, duplicate keys, a number that is not finite,
             half a surrogate pair, an endless integer, nested deeper than `MAX_DEPTH`, or more than
-            `MAX_CONTAINERS` objects and lists.
+            `max_containers` objects and lists.
     """
     if len(data) > max_bytes:
         raise error(f"{where}: {len(data)} bytes, at most {max_bytes} are accepted")
@@ -67,7 +74,7 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
 
     try:
         text = data.decode("utf-8")
-        _check_nesting(text)
+        _check_nesting(text, max_containers)
         value: Json = json.loads(
             text,
             object_pairs_hook=pairs,
@@ -82,7 +89,7 @@ def decode_json(data: bytes, *, max_bytes: int, where: str, error: type[EdgeErro
     return value
 
 
-def _check_nesting(text: str) -> None:
+def _check_nesting(text: str, max_containers: int) -> None:
     """A cheap scan before the parser recurses; brackets inside strings are left out.
 
     The string part of the pattern always matches, also where the string never ends: a hostile
@@ -98,8 +105,8 @@ def _check_nesting(text: str) -> None:
             opened += 1
             if depth > MAX_DEPTH:
                 raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-            if opened > MAX_CONTAINERS:
-                raise ValueError(f"more than {MAX_CONTAINERS} objects and lists")
+            if opened > max_containers:
+                raise ValueError(f"more than {max_containers} objects and lists")
         elif first in "]}":
             depth -= 1
 

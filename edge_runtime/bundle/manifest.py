@@ -267,8 +267,11 @@ def _tensor(f: Fields) -> TensorSpec:
         if not (named or sized):
             f.fault(f"{f.where}: shape holds {dim!r}, expected a size or a name")
     quantized = f.present("quantization")
+    name = f.text("name")
+    if not name.isprintable():
+        f.fault(f"{f.where}: name {name!r} holds what cannot be printed")
     return TensorSpec(
-        name=f.text("name"),
+        name=name,
         dtype=f.choice("dtype", DTYPES),
         shape=shape,
         layout=f.text("layout") if f.present("layout") else None,

@@ -23,6 +23,7 @@ from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
+from edge_runtime.text import plain
 
 Tensor: TypeAlias = NDArray[Any]
 
@@ -137,12 +138,14 @@ def merge_options(
     for key in bundled:
         if key not in from_bundle:
             raise IncompatibleError(
-                f"variant {variant.id}: a bundle may not set the option {key!r}, "
+                f"variant {variant.id}: a bundle may not set the option {key[:80]!r}, "
                 f"only {', '.join(sorted(from_bundle)) or 'threads'}; the device profile may"
             )
     threads = engine.threads if engine else variant.options.get("threads", 1)
     if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 256:
-        raise IncompatibleError(f"variant {variant.id}: threads is {threads!r}, expected 1..256")
+        raise IncompatibleError(
+            f"variant {variant.id}: threads is {str(threads)[:40]}, expected 1..256"
+        )
     return EngineOptions(threads, engine.options if engine else {}, bundled)
 
 
@@ -188,7 +191,7 @@ def agree(
 
 
 def _list(names: Mapping[str, object] | Sequence[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+    return plain(", ".join(sorted(names))) or "none"
 
 
 def cast(name: str, value: Tensor, dtype: np.dtype[Any]) -> Tensor:
@@ -209,4 +212,4 @@ def cast(name: str, value: Tensor, dtype: np.dtype[Any]) -> Tensor:
 
 def one_line(reason: BaseException | str) -> str:
     """What an engine or a library said, without line breaks, cut at 300 characters."""
-    return " ".join(str(reason).split())[:300] or type(reason).__name__
+    return plain(" ".join(str(reason).split()), 300) or type(reason).__name__

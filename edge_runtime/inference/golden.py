@@ -13,7 +13,7 @@ import numpy as np
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import UntrustedError
-from edge_runtime.inference.backend import Tensor
+from edge_runtime.inference.backend import Tensor, one_line
 
 MAX_NORM_RATIO = 2.0
 """Cosine does not see size: an output twice as long as the reference's, or half, is refused."""
@@ -34,18 +34,18 @@ def load_golden(bundle: VerifiedBundle) -> tuple[Case, ...]:
     Raises:
         UntrustedError: not a safetensors file, a tensor that the manifest promises is missing, or
             a reference that is not finite, to which nothing could be compared.
+        DeviceError: the disk failed.
     """
     import safetensors.numpy
 
     manifest: Manifest = bundle.manifest
     golden = manifest.golden
     where = f"bundle {manifest.name} {manifest.version}: {golden.file}"
+    data = bundle.read(golden.file)
     try:
-        tensors = safetensors.numpy.load(bundle.read(golden.file))
+        tensors = safetensors.numpy.load(data)
     except Exception as reason:  # the parser's own error, or numpy's on a dtype it has not
-        if isinstance(reason, UntrustedError):
-            raise
-        raise UntrustedError(f"{where} is not a safetensors file ({reason})") from None
+        raise UntrustedError(f"{where} is not a safetensors file ({one_line(reason)})") from None
     return tuple(
         Case(
             raw=golden.raw[index] if golden.raw else None,
@@ -64,6 +64,8 @@ def _named(
         raise UntrustedError(f"{where}: the tensor {index}.{missing[0]} is missing")
     named = {name: tensors[f"{index}.{name}"] for name in names}
     for name, tensor in named.items():
+        if tensor.dtype.kind not in "biuf":
+            raise UntrustedError(f"{where}: the tensor {index}.{name} is of {tensor.dtype}")
         if not np.isfinite(tensor).all():
             raise UntrustedError(f"{where}: the tensor {index}.{name} holds NaN or infinity")
     return named

@@ -197,7 +197,8 @@ def _runners(interpreter: Any, variant: Variant) -> dict[int, Any]:
         if len(present) != 1:
             raise IncompatibleError(
                 f"variant {variant.id}: {variant.file} has {len(present)} signatures "
-                f"({', '.join(present)}) and the manifest declares none; expected exactly one"
+                f"({one_line(', '.join(present))}) and the manifest declares none; expected "
+                "exactly one"
             )
         return {0: interpreter.get_signature_runner(next(iter(present)))}
     runners: dict[int, Any] = {}
@@ -205,7 +206,7 @@ def _runners(interpreter: Any, variant: Variant) -> dict[int, Any]:
         if signature.name not in present:
             raise IncompatibleError(
                 f"variant {variant.id}: {variant.file} has no signature {signature.name!r}, "
-                f"it has {', '.join(present) or 'none'}"
+                f"it has {one_line(', '.join(present) or 'none')}"
             )
         length = signature.dims.get("sequence", 0)
         if length in runners:

@@ -167,6 +167,8 @@ def _session_options(ort: ModuleType, options: EngineOptions, variant: Variant) 
     made.inter_op_num_threads = 1
     made.log_severity_level = 4  # every error comes back as an exception too
     made.enable_cpu_mem_arena = False
+    # Else bytes 4 to 8 may say that it is another format, which `external_tensors` cannot read.
+    made.add_session_config_entry("session.load_model_format", "ONNX")
     for key, value in options.merged.items():
         if key in SWITCHES and isinstance(value, bool):
             setattr(made, key, value)
@@ -176,7 +178,8 @@ def _session_options(ort: ModuleType, options: EngineOptions, variant: Variant) 
             made.add_session_config_entry(key, str(int(value) if value is True else value))
         elif not (key.endswith("ExecutionProvider") and isinstance(value, Mapping)):
             raise IncompatibleError(
-                f"variant {variant.id}: ONNX Runtime option {key!r} = {value!r} is not known; "
+                f"variant {variant.id}: ONNX Runtime option {key[:80]!r} = {str(value)[:80]!r} is "
+                "not known; "
                 "known are session configuration entries (session.… and ep.…), "
                 f"graph_optimization_level ({', '.join(LEVELS)}), {', '.join(SWITCHES)} (true or "
                 "false), and an object of options under an execution provider's name"
@@ -190,7 +193,8 @@ def _tensors(arguments: Any, variant: Variant) -> dict[str, tuple[str, int]]:
     for argument in arguments:
         if argument.type not in DTYPES:
             raise IncompatibleError(
-                f"variant {variant.id}: {argument.name} in {variant.file} is {argument.type}, "
+                f"variant {variant.id}: {one_line(argument.name)} in {variant.file} is "
+                f"{one_line(argument.type)}, "
                 f"expected one of {', '.join(DTYPES)}"
             )
         found[argument.name] = (DTYPES[argument.type], len(argument.shape))

@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
-from edge_runtime.errors import InputError
+from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.inference.backend import Session, Tensor, load_backend
 from edge_runtime.inference.batching import fit, most_rows, pad, plan
 from edge_runtime.inference.tasks.results import Result
@@ -106,7 +106,7 @@ class Pipeline:
 
         Raises:
             InputError: a text is no string, too long or not valid Unicode; says which.
-            DeviceError: the engine failed.
+            DeviceError: the engine failed, or refuses what the tokenizer made of a text.
         """
         if isinstance(texts, str):
             raise RuntimeError("a pipeline takes a list of texts, not one text")
@@ -131,8 +131,12 @@ class Pipeline:
         longest = max(len(row.ids) for row in rows)
         length = fit(longest, self._session.lengths) or longest
         feeds = self._tokenize.feeds(rows, length)
-        with turn():
-            values = self._session.run(feeds)
+        try:
+            with turn():
+                values = self._session.run(feeds)
+        except InputError as reason:
+            # The bundle's own tokenizer made these numbers: nothing was asked wrongly.
+            raise DeviceError(str(reason)) from None
         return self._steps.results(values, [row.truncated for row in rows])
 
     def run(self, feeds: Mapping[str, Tensor], turn: Turn = nullcontext) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ One function for the host that makes a bundle and the device that is about to se
 in this order, and stops at the first that fails:
 
 1. accelerator: what was asked for is what runs;
-2. tokenizer: the raw golden texts give the golden token ids;
+2. tokenizer: the raw golden texts give the golden token ids, and no more than a text may have;
 3. numbers: every golden case is finite, of the right shape, and at or above the tolerance's floor;
 4. latency: the 95th percentile of whole answers is within the budget;
 5. memory: the resident set of this process is within the budget.
@@ -85,6 +85,8 @@ def _check(pipeline: Pipeline, cases: Sequence[Case], budget: Budget | None, fou
         return pipeline.accelerator.degraded
     # 2. tokenizer
     for index, case in enumerate(cases):
+        if reason := _too_long(pipeline, case):
+            return f"golden case {index}: {reason}"
         if case.raw is not None and (reason := _tokens_differ(pipeline, case)):
             return f"golden case {index}: {reason}"
     # 3. numbers
@@ -105,6 +107,17 @@ def _check(pipeline: Pipeline, cases: Sequence[Case], budget: Budget | None, fou
             f"memory: the process holds {found.rss_bytes} bytes, "
             f"the budget allows {budget.ram_bytes}"
         )
+    return ""
+
+
+def _too_long(pipeline: Pipeline, case: Case) -> str:
+    """Whether a case would cost what no client may ask for: memory grows with the square of it."""
+    for spec in pipeline.manifest.inputs:
+        shape = case.inputs[spec.name].shape
+        if "sequence" in spec.shape and len(shape) == len(spec.shape):
+            length = shape[spec.shape.index("sequence")]
+            if length > pipeline.max_length:
+                return f"{spec.name} has {length} tokens, at most {pipeline.max_length} are read"
     return ""
 
 

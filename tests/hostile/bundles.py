@@ -7,8 +7,10 @@ must end in the expected error.
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from edge_runtime.bundle.archive import pack
 from edge_runtime.bundle.manifest import MANIFEST_NAME
 from edge_runtime.errors import EdgeError, UntrustedError
 from tests.fakes.bundles import FILES, folder_reader, manifest, manifest_json, write_bundle
+from tests.hostile.attack import TRICKS
 from tests.hostile.manifests import MANIFEST_ATTACKS
 
 
@@ -29,6 +32,11 @@ class BundleAttack:
     build: Callable[[Path], Path]
     says: str
     error: type[EdgeError] = UntrustedError
+
+    @property
+    def id(self) -> str:
+        """For pytest."""
+        return f"bundle: {self.name}"
 
 
 def _edge(tmp: Path) -> bytearray:
@@ -123,6 +131,33 @@ def _twice(file: zipfile.ZipFile) -> None:
         file.writestr("Tokenizer.json" if data == b"[]" else "tokenizer.json", data)
 
 
+def _same(file: zipfile.ZipFile) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's own.
+        for data in (b"a", b"b"):
+            file.writestr("x", data)
+
+
+def _bomb(file: zipfile.ZipFile) -> None:
+    file.writestr("model.onnx", b"\0" * (20 << 20), zipfile.ZIP_DEFLATED)
+
+
+def _zip64(file: zipfile.ZipFile) -> None:
+    with file.open("model.onnx", "w", force_zip64=True) as member:
+        member.write(b"x")
+    file.getinfo("model.onnx").extra = b"\1\0\x10\0" + b"\0" * 16
+
+
+def _crowd(file: zipfile.ZipFile, members: int = 4096) -> None:
+    for number in range(members):
+        file.writestr(f"{number:x}".rjust(64, "x"), b"")
+
+
+def _written(tmp: Path, data: bytes) -> Path:
+    (tmp / "bad.edge").write_bytes(data)
+    return tmp / "bad.edge"
+
+
 def _folder(change: Callable[[Path], object]) -> Callable[[Path], Path]:
     """A sound folder, then changed."""
 
@@ -155,6 +190,33 @@ def _as_folder(folder: Path) -> None:
 def _as_pipe(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
+
+
+def _as_socket(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(folder / "tokenizer.json"))
+
+
+def _replaced(folder: Path, aim: str) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to(aim)
+
+
+def _as_hole(folder: Path) -> None:
+    """The right size, and nothing in it."""
+    os.truncate(folder / "model.onnx", 0)
+    os.truncate(folder / "model.onnx", len(FILES["model.onnx"]))
+
+
+def _in_a_circle(folder: Path) -> None:
+    (folder / "litert" / "model.tflite").unlink()
+    (folder / "litert" / "model.tflite").symlink_to("model.tflite")
+
+
+def _linked_manifest(folder: Path) -> None:
+    (folder / MANIFEST_NAME).rename(folder.parent / "outside" / "m.json")
+    (folder / MANIFEST_NAME).symlink_to(folder.parent / "outside" / "m.json")
 
 
 def _changed_chunk(tmp: Path) -> Path:
@@ -238,6 +300,29 @@ ARCHIVE_ATTACKS: tuple[BundleAttack, ...] = (
     ),
     BundleAttack("a device", _zipped(lambda f: _member(f, "x", stat.S_IFCHR)), "a device"),
     BundleAttack("a member twice but for case", _zipped(_twice), "is there twice"),
+    BundleAttack("a member twice", _zipped(_same), "is there twice"),
+    BundleAttack("a bomb", _zipped(_bomb), "not stored plainly"),
+    BundleAttack("a real zip64", _zipped(_zip64), "extra fields"),
+    BundleAttack("a UTF-8 name", _zipped(lambda f: f.writestr("é.bin", b"")), "no plain relative"),
+    *(
+        BundleAttack(
+            f"{what} in a name",
+            _zipped(lambda f, text=text: f.writestr(f"m/{text}", b"")),  # type: ignore[misc]
+            "no plain relative",
+        )
+        for what, text in TRICKS.items()
+        if "\0" not in text  # Which zipfile would cut off; "a NUL" is above.
+    ),
+    BundleAttack(
+        "17 folders deep", _zipped(lambda f: f.writestr("d/" * 16 + "x", b"")), "no plain relative"
+    ),
+    BundleAttack("a path of 600", _zipped(lambda f: f.writestr("x" * 600, b"")), "no plain relat"),
+    BundleAttack("as many members as fit", _zipped(_crowd), "is missing"),
+    BundleAttack("one more than fit", _zipped(lambda f: _crowd(f, 4097)), "4098 members"),
+    BundleAttack("a tar", lambda tmp: _written(tmp, b"x" * 257 + b"ustar" + b"\0" * 500), "not an"),
+    BundleAttack("a gzip", lambda tmp: _written(tmp, b"\x1f\x8b\x08" + b"\0" * 90), "not an .edge"),
+    BundleAttack("an .edge in zeros", _patched(lambda d: bytes(d) + b"\0" * 5000), "not an .edge"),
+    BundleAttack("two archives", _patched(lambda d: bytes(d) * 2), "does not end at"),
     BundleAttack("only a manifest", _zipped(lambda file: None), "is missing"),
     BundleAttack("damaged bytes", _patched(_flipped), "'model.onnx' is damaged"),
 )
@@ -256,6 +341,16 @@ FOLDER_ATTACKS: tuple[BundleAttack, ...] = (
     BundleAttack("a linked folder", _folder(_linked_folder), "is a link"),
     BundleAttack("a folder as file", _folder(_as_folder), "is not a plain file"),
     BundleAttack("a pipe as file", _folder(_as_pipe), "is not a plain file"),
+    BundleAttack("a socket as file", _folder(_as_socket), "is a link or no plain file"),
+    BundleAttack("a link to itself", _folder(_in_a_circle), "is a link"),
+    BundleAttack("a linked manifest", _folder(_linked_manifest), "is a link"),
+    BundleAttack("a hole", _folder(_as_hole), "'model.onnx' has digest"),
+    BundleAttack(
+        "a file without end",
+        _folder(lambda f: os.truncate(f / "model.onnx", 1 << 42)),
+        "has 4398046511104 bytes, at most",
+    ),
+    BundleAttack("a link to a device", _folder(lambda f: _replaced(f, "/dev/zero")), "is a link"),
     BundleAttack(
         "a larger file",
         _folder(lambda f: (f / "tokenizer.json").write_bytes(b"x" * 3)),
@@ -278,10 +373,16 @@ FOLDER_ATTACKS: tuple[BundleAttack, ...] = (
             f"manifest: {attack.name}",
             _folder(lambda f, attack=attack: (f / MANIFEST_NAME).write_bytes(attack.build())),  # type: ignore[misc]
             "manifest.json",
+        )
+        if attack.error is None
+        else BundleAttack(
+            f"manifest: {attack.name}",
+            _folder(lambda f, attack=attack: (f / MANIFEST_NAME).write_bytes(attack.build())),  # type: ignore[misc]
+            "manifest.json",
             attack.error,
         )
         for attack in MANIFEST_ATTACKS
-        if attack.name in ("cut short", "another format", "a path twice", "deep nesting")
+        if attack.name in ("half of one", "another format", "a path twice", "deep nesting")
     ),
 )
 ALL: tuple[BundleAttack, ...] = ARCHIVE_ATTACKS + FOLDER_ATTACKS

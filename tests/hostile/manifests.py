@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from edge_runtime.bundle.manifest import MAX_FILES, MAX_MANIFEST_BYTES
 from edge_runtime.errors import EdgeError, IncompatibleError, UntrustedError
 from tests.fakes.bundles import manifest_json
+from tests.hostile.attack import TRICKS, Attack, changed, dumped, on_json, rewritten, without
 
 
-@dataclass(frozen=True)
-class ManifestAttack:
-    """Bytes of a manifest that must be refused with `error` and a sentence that holds `says`."""
-
-    name: str
-    build: Callable[[], bytes]
-    says: str
-    error: type[EdgeError] = UntrustedError
+def ManifestAttack(
+    name: str, build: Callable[[], bytes], says: str, error: type[EdgeError] = UntrustedError
+) -> Attack:
+    """Bytes of a manifest that must be refused."""
+    return Attack(name, "manifest", build, says, error)
 
 
 def _set(path: str, value: object) -> Callable[[], bytes]:
-    """The valid manifest with the value at a dotted path replaced."""
-
-    def build() -> bytes:
-        manifest = manifest_json()
-        *way, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-        inner: Any = manifest
-        for step in way:
-            inner = inner[step]
-        inner[last] = value
-        return json.dumps(manifest).encode()
-
-    return build
+    return changed(manifest_json, path, value)
 
 
 def _drop(path: str) -> Callable[[], bytes]:
-    def build() -> bytes:
-        manifest = manifest_json()
-        *way, last = path.split(".")
-        inner: Any = manifest
-        for step in way:
-            inner = inner[int(step) if step.isdigit() else step]
-        del inner[last]
-        return json.dumps(manifest).encode()
-
-    return build
+    return without(manifest_json, path)
 
 
 def _file(**changed: object) -> Mapping[str, object]:
@@ -61,31 +37,20 @@ def _with_files(*files: Mapping[str, object]) -> Callable[[], bytes]:
 
 
 def _text(old: str, new: str) -> Callable[[], bytes]:
-    def build() -> bytes:
-        text = json.dumps(manifest_json())
-        assert old in text
-        return text.replace(old, new, 1).encode()
-
-    return build
+    return rewritten(manifest_json, old, new)
 
 
 _EMPTY = {"size_bytes": 0, "sha256": "ab" * 32, "chunks": []}
 
-MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
-    # The bytes.
-    ManifestAttack("empty", lambda: b"", "not valid JSON"),
-    ManifestAttack("larger than the limit", lambda: b" " * (MAX_MANIFEST_BYTES + 1), "at most"),
-    ManifestAttack("a list", lambda: b"[]", "expected an object, found a list"),
-    ManifestAttack("not UTF-8", lambda: b'{"format": "\xff"}', "not valid JSON"),
-    ManifestAttack("UTF-16", lambda: json.dumps(manifest_json()).encode("utf-16"), "not valid"),
-    ManifestAttack("cut short", lambda: json.dumps(manifest_json()).encode()[:-1], "not valid"),
-    ManifestAttack("two values", lambda: json.dumps(manifest_json()).encode() * 2, "not valid"),
-    ManifestAttack("deep nesting", lambda: b'{"x":' * 200_000, "nested deeper"),
-    ManifestAttack("an endless string", lambda: b'{"x":"' + b"\\" * 900_000, "not valid"),
-    ManifestAttack("a key twice", _text('"name": "demo"', '"name": "demo", "name": "x"'), "twice"),
-    ManifestAttack("NaN", _text('"reference": 0.75', '"reference": NaN'), "NaN is not"),
-    ManifestAttack("1e999", _text('"reference": 0.75', '"reference": 1e999'), "out of range"),
+MANIFEST_ATTACKS: tuple[Attack, ...] = (
+    # The bytes; `JSON_ATTACKS` has what is true of every JSON.
+    ManifestAttack("a name twice", _text('"name": "demo"', '"name": "demo", "name": "x"'), "twice"),
+    ManifestAttack(
+        "a quality of NaN", _text('"reference": 0.75', '"reference": NaN'), "NaN is not"
+    ),
     ManifestAttack("half a surrogate", _text('"litert-cpu"', r'"\ud800"'), "not valid JSON"),
+    ManifestAttack("half of one", lambda: dumped(manifest_json())[:-1], "not valid JSON"),
+    ManifestAttack("deep nesting", lambda: b'{"x":' * 200_000, "nested deeper"),
     # The format.
     ManifestAttack("another format", _set("format", 2), "format 2", IncompatibleError),
     ManifestAttack("format 0", _set("format", 0), "format 0", IncompatibleError),
@@ -121,7 +86,7 @@ MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
     ManifestAttack("a digest in capitals", _set("profile_sha256", "AB" * 32), "profile_sha256"),
     ManifestAttack("a short digest", _set("profile_sha256", "ab" * 31), "profile_sha256"),
     # Interface.
-    ManifestAttack("no inputs", _set("inputs", []), "inputs has 0 entries"),
+    ManifestAttack("inputs of nothing", _set("inputs", []), "inputs has 0 entries"),
     ManifestAttack("inputs as object", _set("inputs", {}), "inputs must be a list"),
     ManifestAttack("65 inputs", _set("inputs", [{}] * 65), "inputs has 65 entries"),
     ManifestAttack("unknown dtype", _set("inputs.0.dtype", "float8"), "dtype is 'float8'"),
@@ -131,13 +96,17 @@ MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
     ManifestAttack("a dim of true", _set("inputs.0.shape", [True]), "shape holds True"),
     ManifestAttack("a dim as object", _set("inputs.0.shape", [{"a": 1}]), "shape holds"),
     ManifestAttack("rank 9", _set("inputs.0.shape", [1] * 9), "shape has 9 entries"),
+    ManifestAttack("a name that acts on terminals", _set("inputs.0.name", "ids\x1b[2J"), "printed"),
+    ManifestAttack("a name from right to left", _set("inputs.0.name", "\u202esdi"), "printed"),
+    ManifestAttack("a dim of 1.0", _set("inputs.0.shape", [1.0]), "shape holds 1.0"),
     ManifestAttack("a long dim", _set("inputs.0.shape", ["x" * 10**5]), "shape holds"),
     ManifestAttack(
         "two inputs of one name", _set("inputs", manifest_json()["inputs"] * 2), "two inputs share"
     ),
     ManifestAttack("scale 0", _set("outputs.0.quantization.scale", [0]), "above 0"),
     ManifestAttack("scale as text", _set("outputs.0.quantization.scale", ["1"]), "finite number"),
-    ManifestAttack("huge scale", _set("outputs.0.quantization.scale", [10**400]), "finite number"),
+    ManifestAttack("huge scale", _set("outputs.0.quantization.scale", [1.5e300]), "finite number"),
+    ManifestAttack("endless scale", _set("outputs.0.quantization.scale", [10**400]), "401 digits"),
     ManifestAttack("no scale", _set("outputs.0.quantization.scale", []), "scale has 0 entries"),
     ManifestAttack(
         "more zero points", _set("outputs.0.quantization.zero_point", [0, 0]), "as many integers"
@@ -148,7 +117,7 @@ MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
     ManifestAttack("options as list", _set("preprocess.0.options", []), "options must be an obj"),
     ManifestAttack("33 steps", _set("preprocess", [{"step": "x"}] * 33), "has 33 entries"),
     # Variants.
-    ManifestAttack("no variants", _set("variants", []), "variants has 0 entries"),
+    ManifestAttack("variants of nothing", _set("variants", []), "variants has 0 entries"),
     ManifestAttack("variant null", _set("variants", [None]), "expected an object, found nothing"),
     ManifestAttack("variant without file", _drop("variants.0.file"), "file is missing"),
     ManifestAttack("a file outside", _set("variants.0.file", "../../etc/passwd"), "not among"),
@@ -178,7 +147,7 @@ MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
     ManifestAttack("raw of numbers", _set("golden.raw", [1, 2]), r"raw[0] must be a string"),
     ManifestAttack("interval of one", _set("quality.interval", [0.5]), "interval has 1 entries"),
     ManifestAttack("interval of texts", _set("quality.interval", ["a", "b"]), "finite number"),
-    ManifestAttack("interval too large", _set("quality.interval", [0, 10**400]), "finite number"),
+    ManifestAttack("interval too large", _set("quality.interval", [0, 1.5e300]), "finite number"),
     ManifestAttack("n of 0", _set("quality.n", 0), "n is 0"),
     ManifestAttack("tools as list", _set("provenance.tools", []), "tools must be an object"),
     # Files.
@@ -224,6 +193,21 @@ MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
             "file:x",
         )
     ),
+    ManifestAttack("a name over two lines", _set("provenance.tools", {"a\nb": 1}), "a b must be"),
+    *(
+        ManifestAttack(f"{what}, {key}", _set(key, text), f"{key} is")
+        for key in ("name", "version", "task", "profile")
+        for what, text in TRICKS.items()
+    ),
+    *(
+        ManifestAttack(f"{what} in a path", _with_files(_file(path=f"m/{text}")), "path")
+        for what, text in TRICKS.items()
+    ),
+    *(
+        ManifestAttack(f"{what} in a reference", _set("golden.file", text), "not among its files")
+        for what, text in TRICKS.items()
+        if text.isprintable()
+    ),
     ManifestAttack("a path too long", _with_files(_file(path="x" * 513)), "513 characters"),
     ManifestAttack("a path twice", _with_files(_file()), "two files share a path"),
     ManifestAttack(
@@ -240,3 +224,4 @@ MANIFEST_ATTACKS: tuple[ManifestAttack, ...] = (
         "'model.onnx' is both a file and a folder",
     ),
 )
+JSON_ATTACKS = on_json("manifest", manifest_json, MAX_MANIFEST_BYTES, UntrustedError)

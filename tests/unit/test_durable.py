@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.bundle.durable import replace, replacing
+from edge_runtime.bundle.durable import insist, read, replace, replacing, torn
 from edge_runtime.errors import DeviceError
 from tests.fakes.disk import recorded_calls
 
@@ -52,3 +52,33 @@ def test_what_a_power_cut_left_behind_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".file.tmp").write_bytes(b"torn and longer than the new bytes")
     replace(tmp_path / "file", b"new")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("file", b"new")]
+
+
+def test_what_cuts_left_behind_is_told_from_what_stands(tmp_path: Path) -> None:
+    for name in ("file", ".file.tmp", "file.tmp", ".hidden"):
+        (tmp_path / name).touch()
+    assert torn(tmp_path) == [tmp_path / ".file.tmp"]
+
+
+@pytest.mark.parametrize(("failures", "code"), [(1, errno.EIO), (2, errno.EIO), (1, errno.ENOENT)])
+def test_a_disk_that_fails_is_asked_once_more_and_no_oftener(failures: int, code: int) -> None:
+    asked = 0
+
+    def look() -> str:
+        nonlocal asked
+        asked += 1
+        if asked <= failures:
+            raise OSError(code, os.strerror(code))
+        return "seen"
+
+    if (failures, code) == (1, errno.EIO):
+        assert insist(look) == "seen"
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            insist(look)
+    assert asked == (2 if code == errno.EIO else 1)
+
+
+def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert (read(tmp_path / "file", 4), read(tmp_path / "file", 9)) == (b"1234", b"12345")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -101,6 +102,34 @@ def test_nothing_is_pruned_where_a_kept_manifest_cannot_be_read(slots: Slots) ->
         slots.prune([V2.digest])
     assert held(slots) == before
     assert slots.has(V1.digest)
+
+
+def test_pruning_removes_what_a_power_cut_left_of_a_manifest(slots: Slots) -> None:
+    installed(slots, V1)
+    torn = slots.root / f".{V2.digest}.json.tmp"
+    torn.write_bytes(b"half")
+    slots.prune([V1.digest])
+    assert [path.name for path in slots.root.iterdir()] == [f"{V1.digest}.json"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_where_something_hangs_on_it(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(slots, V1)
+    before = held(slots)
+
+    def fail(_folder: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", fail)
+        with pytest.raises(DeviceError, match="cannot be listed"):
+            slots.put(V2.bytes)
+        with pytest.raises(DeviceError, match="cannot be pruned"):
+            slots.prune([])
+        assert slots.whole() == []
+    assert held(slots) == before
+    assert [ref.manifest_sha256 for ref in slots.whole()] == [V1.digest]
 
 
 @pytest.mark.parametrize("name", ["", "../journal", "A" * 64, "1" * 63])

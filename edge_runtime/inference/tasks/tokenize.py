@@ -7,12 +7,14 @@ library's own thread pool would take cores that the profile gave to others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import IncompatibleError, InputError
+from edge_runtime.errors import DeviceError, IncompatibleError, InputError
 from edge_runtime.fields import Fields
 from edge_runtime.inference.backend import Tensor, one_line
 
@@ -79,6 +81,8 @@ class Tokenize:
         try:
             inner = Tokenizer.from_buffer(file)
             inner.no_padding()
+            if inner.post_processor is not None:
+                _refuse_template(json.loads(inner.post_processor.__getstate__()))
             specials = inner.num_special_tokens_to_add(False)
             if specials >= self.max_length:
                 raise ValueError(f"{specials} special tokens fill a length of {self.max_length}")
@@ -97,6 +101,7 @@ class Tokenize:
 
         Raises:
             InputError: not a string, too long, or not valid Unicode.
+            DeviceError: the tokenizer does not keep to the length.
         """
         if not isinstance(text, str):
             raise InputError(f"text: expected a string, found {type(text).__name__}")
@@ -115,6 +120,11 @@ class Tokenize:
                 raise InputError("text: not valid Unicode (half of a surrogate pair)") from None
             raise InputError(f"text: cannot be tokenized ({one_line(reason)[:200]})") from None
         ids: list[int] = encoding.ids
+        if len(ids) > self.max_length:
+            raise DeviceError(
+                f"step tokenize: {self.options.file} makes {len(ids)} tokens, "
+                f"at most {self.max_length} were asked for"
+            )
         if not ids:
             return Tokens([self.options.pad_id], False)
         return Tokens(ids, len(ids) == self.max_length and bool(encoding.overflowing))
@@ -156,6 +166,19 @@ class Tokenize:
             else:
                 made[name] = np.zeros_like(ids)
         return made
+
+
+def _refuse_template(processor: Mapping[str, Any]) -> None:
+    """Raises ValueError: a template that the library takes, to trip over it with every text."""
+    for inner in processor.get("processors", ()):
+        _refuse_template(inner)
+    pieces = processor.get("single", ())
+    for piece in pieces:
+        special = piece.get("SpecialToken", {}).get("id")
+        if special is not None and special not in processor.get("special_tokens", ()):
+            raise ValueError(f"its template names {special!r}, which is no special token")
+    if sum("Sequence" in piece for piece in pieces) > 1:
+        raise ValueError("its template holds the text more than once")
 
 
 def _is_panic(reason: BaseException) -> bool:
