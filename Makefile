@@ -20,6 +20,8 @@ SOURCES := $(wildcard edge_runtime converters examples benchmarks tests)
 # PIP_ARGS="--index-url …" for a package index of your own.
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+RELIABILITY_ARGS ?=
+BOARD_ARGS ?=
 PYTEST_ARGS ?=
 SYSTEM ?= 1
 export PYTEST_ARGS PIP_ARGS SYSTEM
@@ -29,7 +31,8 @@ export ORT_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 
 .NOTPARALLEL:
-.PHONY: help demo test check format bench setup setup-devices setup-broker clean distclean
+.PHONY: help demo test check format bench reliability board-powercut setup setup-devices \
+    setup-broker clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +59,12 @@ format: setup ## put the source in shape
 bench: setup ## measure against the numbers to reach and against peers
 	@$(PYTHON) -m benchmarks.run $(BENCH_ARGS)
 
+reliability: setup setup-broker ## put faults of every kind into updates, count, write the page
+	@$(PYTHON) -m tests.reliability --write docs/reliability.md $(RELIABILITY_ARGS)
+
+board-powercut: setup setup-broker ## cut the power of an emulated ARM64 board in updates, count
+	@$(PYTHON) -m tests.board.powercut --write $(BOARD_ARGS)
+
 setup: ## only set up .venv
 	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
 	    echo "make: no Python 3.11 to 3.13 with venv was found; install one" \
@@ -75,7 +84,7 @@ setup-devices:
 	else echo "== Python 3.11 was not found: nothing runs on tflite-runtime"; fi
 
 setup-broker:
-	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; fi
+	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; $(DEV)/install-strace.sh; fi
 
 clean: ## remove what was produced; environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
