@@ -1,0 +1,1 @@
+"""What runs on the emulated board besides the product."""

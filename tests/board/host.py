@@ -1,0 +1,61 @@
+"""Programs of this host that the board is made and run with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_runtime.errors import DeviceError, InputError
+
+PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "mke2fs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "mosquitto": "mosquitto",
+}
+"""And the Debian packages that have them."""
+_SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def missing() -> list[str]:
+    """In words, the programs that are not here."""
+    return [
+        f"{name} (Debian package {package})"
+        for name, package in PROGRAMS.items()
+        if _found(name) is None
+    ]
+
+
+def program(name: str) -> str:
+    """Its path, also where the user's PATH leaves out what is the administrator's.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    path = _found(name)
+    if path is None:
+        raise InputError(f"{name} is not installed (Debian package {PROGRAMS[name]})")
+    return path
+
+
+def call(name: str, *arguments: str | Path, fine: Sequence[int] = (0,)) -> int:
+    """Run a program to its end; its exit code.
+
+    Raises:
+        DeviceError: another one than those that are `fine`; with the end of what it said.
+    """
+    command = [program(name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in fine:
+        said = " ".join(f"{done.stderr} {done.stdout}".split())[-600:]
+        raise DeviceError(f"{name}: exit code {done.returncode} ({said})")
+    return done.returncode
+
+
+def _found(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM}")
