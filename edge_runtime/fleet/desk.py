@@ -7,6 +7,8 @@ it, or by anybody while nobody has: a change voids every signature.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets
@@ -18,6 +20,9 @@ from edge_runtime.fleet.metadata import (
     AnyMetadata,
     SignedRole,
     Votes,
+    digest,
+    show_time,
+    signed_at,
     stamp,
     to_bytes,
     unsigned,
@@ -50,21 +55,33 @@ class Desk:
         self.notes: list[str] = []
         self._staged = MetadataFolder(home.staged)
 
-    def set_roles(self, roles: dict[str, RoleSettings]) -> None:
-        """Change `fleet.toml`, where it differs.
+    def set_roles(self, roles: Mapping[str, RoleSettings]) -> None:
+        """Change `fleet.toml`, where it differs; a home that did not name its first root does then.
 
         Raises:
             DeviceError: the disk is full, read-only or failing.
         """
-        if roles != self.settings.roles:
-            s = self.settings
-            self.settings = Settings(s.prefix, s.broker, roles, s.more)
-            self.home.write(self.settings)
+        roots = self.standing.roots
+        first = self.settings.first_root or (digest(roots[0]) if roots else "")
+        self._set(replace(self.settings, roles=roles, first_root=first))
+
+    def _set(self, settings: Settings) -> None:
+        if settings != self.settings:
+            self.settings = settings
+            self.home.write(settings)
+
+    def _pin(self, root: AnyMetadata) -> None:
+        """Name the first root, while it still may be changed."""
+        if not self.standing.roots:
+            self._set(replace(self.settings, first_root=digest(root)))
 
     # Drafts.
 
-    def draft(self, role: str, signed: SignedRole) -> None:
+    def draft(self, role: str, signed: SignedRole, leave_out: Collection[str] = ()) -> None:
         """Stage the next version of a role, signed by the keys that are here.
+
+        Args:
+            leave_out: as `check_clock`.
 
         Raises:
             InputError: as `check_amend` and `check_clock`; a passphrase is wrong; or the metadata
@@ -72,13 +89,15 @@ class Desk:
             TransferError: a signer failed.
             DeviceError: the disk is full, read-only or failing.
         """
-        self.check_clock()
+        self.check_clock(leave_out)
         self.check_amend(role)
-        newest = self.standing.newest_signing() or self.now
+        newest = self.standing.newest_signing(leave_out) or self.now
         days = self.settings.roles[role].expiry_days
         stamp(signed, self.standing.version(role) + 1, max(self.now, newest), days)
         draft = unsigned(signed)
         to_bytes(role, draft)  # Refused before it takes the place of another draft.
+        if role == "root":
+            self._pin(draft)
         self.standing.drafts[role] = draft
         self.vote(role)
 
@@ -141,6 +160,8 @@ class Desk:
         if draft is None or not self.votes(role).complete:
             return False
         data, file = to_bytes(role, draft), draft_file(role, draft)
+        if role == "root":
+            self._pin(draft)
         self.tree.metadata.write(file, data)
         self._staged.remove([file])
         del self.standing.drafts[role]
@@ -169,22 +190,37 @@ class Desk:
 
     # Time.
 
-    def check_clock(self) -> None:
-        """Raises InputError: this machine's clock is behind what was signed already."""
-        newest = self.standing.newest_signing()
+    def check_clock(self, leave_out: Collection[str] = ()) -> None:
+        """Whether devices would be told a time that they know to be past.
+
+        Args:
+            leave_out: roles whose time does not count, because they are about to be replaced.
+
+        Raises:
+            InputError: this machine's clock is behind what was signed already.
+        """
+        newest = self.standing.newest_signing(leave_out)
         if newest is not None and self.now < newest - MAX_SKEW:
             raise InputError(
-                f"this machine's clock says {self.now:%Y-%m-%d %H:%M:%S} UTC, but this home's "
-                f"metadata was signed at {newest:%Y-%m-%d %H:%M:%S} UTC; set the clock"
+                f"this machine's clock says {show_time(self.now)}, but this home's metadata was "
+                f"signed at {show_time(newest)}; set the clock, or, if it is right and that was "
+                "signed ahead of time, run `edge-fleet rotate timestamp --force`"
             )
+
+    def is_ahead(self, role: str) -> bool:
+        """Whether what stands of a role was signed later than it is now."""
+        current = self.standing.of(role)
+        time = signed_at(current.signed) if current is not None else None
+        return time is not None and time > self.now + MAX_SKEW
 
     def is_due(self, role: str, *, soon: bool = False) -> bool:
         """Whether a role is to be renewed: the last quarter of its time has begun.
 
-        With `soon` also where a new timestamp would outlast it.
+        Or it was signed ahead of time, and so is good for longer than it should be. With `soon`
+        also where a new timestamp would outlast it.
         """
         current = self.standing.of(role)
-        if current is None:
+        if current is None or self.is_ahead(role):
             return True
         days = self.settings.roles[role].expiry_days / 4
         if soon:

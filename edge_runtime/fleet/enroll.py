@@ -18,7 +18,7 @@ from pathlib import Path
 from edge_runtime.bundle.durable import replace, sync_folder
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fleet.ca import CertificateAuthority, copy_crl
-from edge_runtime.fleet.certificates import Role
+from edge_runtime.fleet.certificates import OPERATOR, Role
 from edge_runtime.fleet.home import Home, make_secret_folder, write_secret
 from edge_runtime.fleet.issued import Entry, utc
 from edge_runtime.fleet.mosquitto import broker_of
@@ -138,10 +138,15 @@ def revoke_device(
     """Let `device` in no longer. May be repeated. The caller holds the home.
 
     Raises:
-        InputError: it never was enrolled, or the authority cannot be used.
+        InputError: it never was enrolled, is the operator, or the authority cannot be used.
         DeviceError: the disk failed; repeat it.
     """
     folder = home.device(device)
+    if device.casefold() == OPERATOR:
+        raise InputError(
+            f"{device} is no device; delete {home.operator_certificate} and run `edge-fleet "
+            "broker`, which issues another certificate and revokes the old one"
+        )
     now = utc(now)
     gone = CertificateAuthority(home, passphrase).revoke(Role.DEVICE, device, now=now)
     broker_crl = copy_crl(home)

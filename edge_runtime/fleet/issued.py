@@ -18,6 +18,7 @@ from edge_runtime.fields import Fields, decode_json, encode_json
 
 FORMAT = 1
 MAX_INDEX_BYTES = 256 << 20
+MAX_ISSUED = 1 << 24
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 SERIAL = r"[0-9a-f]{1,40}"
 
@@ -74,13 +75,19 @@ class Issued:
         except OSError as reason:
             raise InputError(f"{path}: cannot be read ({reason.strerror})") from None
         top = Fields(
-            decode_json(data, max_bytes=MAX_INDEX_BYTES, where=str(path), error=InputError),
+            decode_json(
+                data,
+                max_bytes=MAX_INDEX_BYTES,
+                where=str(path),
+                error=InputError,
+                max_containers=MAX_ISSUED + 2,
+            ),
             str(path),
             InputError,
         )
         if (found := top.integer("format")) != FORMAT:
             raise InputError(f"{path}: format is {found}, expected {FORMAT}")
-        return cls(tuple(_entry(item) for item in top.objects("issued", max_items=1 << 24)))
+        return cls(tuple(_entry(item) for item in top.objects("issued", max_items=MAX_ISSUED)))
 
     def write(self, path: Path) -> None:
         """To disk. Raises DeviceError: `path` is as it was."""

@@ -92,6 +92,16 @@ def signed_at(signed: SignedRole) -> datetime | None:
     return found.replace(tzinfo=timezone.utc)
 
 
+def show_time(time: datetime) -> str:
+    """For people."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def digest(metadata: AnyMetadata) -> str:
+    """Of what is signed, whoever has signed it so far: sha256 of its canonical JSON."""
+    return sha256_hex(metadata.signed_bytes)
+
+
 def meta_file(version: int, data: bytes) -> MetaFile:
     """How snapshot names targets, and timestamp snapshot: no byte of them may differ."""
     return MetaFile(version, len(data), {"sha256": sha256_hex(data)})

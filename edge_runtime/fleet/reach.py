@@ -114,5 +114,16 @@ def _identity(
 
 
 def passphrase(arguments: argparse.Namespace) -> Callable[[], str | None]:
-    """Reads the passphrase that the options name, or else the environment, when it is needed."""
-    return lambda: read_passphrase(arguments.passphrase_file)
+    """Tells the passphrase that the options name, or else the environment.
+
+    A file is read at once, needed or not: a misspelt name in a timer would otherwise show half a
+    year later. Stdin is read when it is needed, because somebody may have to type.
+
+    Raises:
+        InputError: the file cannot be read, or holds none.
+    """
+    file = arguments.passphrase_file
+    if file is None or str(file) == "-":
+        return lambda: read_passphrase(file)
+    found = read_passphrase(file)
+    return lambda: found

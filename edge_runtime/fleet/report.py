@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_runtime.fleet.desk import Desk
-from edge_runtime.fleet.metadata import changes, votes
+from edge_runtime.fleet.metadata import changes, show_time, signed_at, votes
 from edge_runtime.fleet.outcome import Outcome, RoleStatus, Staged
 from edge_runtime.fleet.settings import ROLES
 from edge_runtime.fleet.settle import is_published
@@ -64,6 +64,12 @@ def _warnings(desk: Desk) -> list[str]:
         if current is None or not desk.is_due(role):
             continue
         name = f"{role} version {current.signed.version}"
+        if desk.is_ahead(role):
+            said.append(
+                f"{name} was signed at {show_time(signed_at(current.signed) or desk.now)}, ahead "
+                "of this machine's clock"
+            )
+            continue
         if current.signed.expires <= desk.now:
             said.append(f"{name} has expired: devices take no update")
         else:

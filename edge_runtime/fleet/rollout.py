@@ -110,7 +110,7 @@ def verdict(desired: Desired, reported: Reported | None) -> Verdict:
     refusal = _refusal(reported, wanted.ref) if wanted is not None else None
     if refusal is not None and refusal.attempt >= desired.attempt:
         return Verdict(Outcome.REFUSED, refusal.reason, reported)
-    return Verdict(Outcome.WAITING, busy(reported), reported)
+    return Verdict(Outcome.WAITING, _held_up(reported), reported)
 
 
 def serves(desired: Desired, reported: Reported | None) -> bool:
@@ -156,6 +156,12 @@ def busy(reported: Reported) -> str:
     if reported.progress is not None:
         words += f", {reported.progress.chunks_held} of {reported.progress.chunks_needed} chunks"
     return f"{words} ({reported.reason})" if reported.reason else words
+
+
+def _held_up(reported: Reported) -> str:
+    """The same beside the word "waiting", which need not be said twice."""
+    words = busy(reported).removeprefix("waiting").removeprefix(",").strip()
+    return reported.reason if words == f"({reported.reason})" else words
 
 
 def deploy(connection: Connection, plans: Iterable[Plan]) -> None:

@@ -29,6 +29,7 @@ MAX_EXPIRY_DAYS = 3650
 MAX_KEYS = 16
 """Of a role."""
 KEYID = r"[0-9a-zA-Z]{8,128}"
+SHA256 = r"(|[0-9a-f]{64})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,17 @@ class RoleSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `fleet.toml` holds. `more` is what other parts keep there, and is written back."""
+    """What `fleet.toml` holds. `more` is what other parts keep there, and is written back.
+
+    `first_root` is the sha256 of what the fleet's first root signs (`metadata.digest`): the anchor
+    of the chain. Empty in a home that is older than that, until it signs again.
+    """
 
     prefix: str = DEFAULT_PREFIX
     broker: str = ""
     roles: Mapping[str, RoleSettings] = field(default_factory=dict)
     more: Mapping[str, Json] = field(default_factory=dict)
+    first_root: str = ""
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Settings:
@@ -71,7 +77,8 @@ class Settings:
             prefix=prefix,
             broker=f.text("broker", "", max_len=1024),
             roles={name: _role(roles.object(name)) for name in ROLES},
-            more=f.rest("format", "prefix", "broker", "roles"),
+            more=f.rest("format", "prefix", "broker", "first_root", "roles"),
+            first_root=f.text("first_root", "", pattern=SHA256),
         )
         for key in roles.unknown():
             f.fault(f"{roles.where}: {key!r} is no role, expected {', '.join(ROLES)}")
@@ -88,6 +95,8 @@ class Settings:
             for name, r in self.roles.items()
         }
         head: dict[str, Json] = {"format": FORMAT, "prefix": self.prefix, "broker": self.broker}
+        if self.first_root:
+            head["first_root"] = self.first_root
         text = HEADING + _toml({**head, **self.more, "roles": roles})
         return text.encode()
 
@@ -95,7 +104,7 @@ class Settings:
 HEADING = """\
 # The settings of this fleet, written by edge-fleet; edit `prefix`, `broker` and `expiry_days` as
 # you like. Keys and thresholds are signed: change them with `edge-fleet rotate`. A key without a
-# signer ("") is in somebody else's hands.
+# signer ("") is in somebody else's hands. `first_root` tells this fleet's metadata from any other.
 
 """
 

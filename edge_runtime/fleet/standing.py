@@ -1,16 +1,17 @@
 """The home's signed metadata as it stands, held to the keys that `fleet.toml` names.
 
-The steps: 1. every root from the first one on, each vouched for by the one before; 2. one of them
-has its keys in `fleet.toml`, else somebody has put another chain into the folder, which may be
-served from a machine that others reach; 3. the newest of each other role is signed under one of
-these roots. Where the newest root does not count its signatures, because keys were rotated since,
-it is held as not current, to be signed again. Expiry is no fault here: renewing is what operators
-come for.
+The steps: 1. every root from the first one on, each vouched for by the one before; 2. the first is
+the one that `fleet.toml` names, or, in a home that is too old to name it, one of them has just the
+root keys and the threshold of `fleet.toml`, else somebody has put another chain into the folder,
+which may be served from a machine that others reach; 3. the newest of each other role is signed
+under one of these roots. Where the newest root does not count its signatures, because keys were
+rotated since, it is held as not current, to be signed again. Expiry is no fault here: renewing is
+what operators come for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Literal
@@ -24,6 +25,7 @@ from edge_runtime.fleet.metadata import (
     AnyMetadata,
     R,
     check_keyids,
+    digest,
     keys_of,
     parse,
     signed_at,
@@ -91,10 +93,25 @@ class Standing:
             roots.append(draft.signed)
         return {keyid: key for root in roots for keyid, key in root.keys.items()}
 
-    def newest_signing(self) -> datetime | None:
-        """When something was signed last."""
-        every = [self.of(role) for role in ROLES] + list(self.drafts.values())
-        times = [signed_at(metadata.signed) for metadata in every if metadata is not None]
+    def newest_signing(self, leave_out: Collection[str] = ()) -> datetime | None:
+        """The latest time that devices were told, by root or timestamp, and will not forget.
+
+        A timestamp whose keys are rotated away, or will be by what is staged, is forgotten with
+        them; the time of a root with the root. Snapshot and targets tell devices no time.
+
+        Args:
+            leave_out: roles that do not count, because they are about to be replaced.
+        """
+        root = self.drafts.get("root") or self.of("root")
+        found = [(root, "root"), (self.drafts.get("timestamp"), "timestamp")]
+        kept = self.timestamp
+        if kept is not None and kept.current and root is not None:
+            new = root.signed
+            if isinstance(new, Root) and votes("timestamp", kept.metadata, new).complete:
+                found.append((kept.metadata, "timestamp"))
+        times = [
+            signed_at(m.signed) for m, role in found if m is not None and role not in leave_out
+        ]
         return max((time for time in times if time is not None), default=None)
 
     def again(self) -> None:
@@ -145,13 +162,30 @@ def load_roots(folder: MetadataFolder, settings: Settings) -> list[Metadata[Root
         if not votes("root", found, found.signed, previous).complete:
             raise UntrustedError(f"{where}: is not signed as the root before it demands")
         roots.append(found)
-    ours = settings.roles["root"].keys
-    if roots and not any(set(r.signed.roles["root"].keyids) <= set(ours) for r in roots):  # 2
-        raise UntrustedError(
-            f"{folder.folder}: none of its roots has the keys that fleet.toml names; bring back "
-            "the metadata of this fleet, or the fleet.toml that belongs to this one"
-        )
+    if roots:
+        _check_anchor(roots, settings, folder)  # 2
     return roots
+
+
+def _check_anchor(roots: list[Metadata[Root]], settings: Settings, folder: MetadataFolder) -> None:
+    """Raises UntrustedError: a chain that holds together, and is not this fleet's.
+
+    Whoever has one key of several can sign a first root that asks for no other, so keys alone say
+    nothing: the threshold belongs to them.
+    """
+    if settings.first_root:
+        known, what = digest(roots[0]) == settings.first_root, "its first root is not the one"
+    else:
+        ours = settings.roles["root"]
+        wanted = (set(ours.keys), ours.threshold)
+        theirs = [root.signed.roles["root"] for root in roots]
+        known = any((set(role.keyids), role.threshold) == wanted for role in theirs)
+        what = "none of its roots has the keys and the threshold"
+    if not known:
+        raise UntrustedError(
+            f"{folder.folder}: {what} that fleet.toml names; bring back the metadata of this "
+            "fleet, or the fleet.toml that belongs to this one"
+        )
 
 
 def _newest(

@@ -3,18 +3,30 @@
 For a home that was restored from a backup, or that a colleague's machine has overtaken: versions
 only ever rise, so it must know the newest ones before it signs again. Nothing is believed that this
 fleet's keys have not signed, from the newest root here onwards, and nothing is taken that is older
-than what is here. Written in the order of publication; a cut leaves something to be taken again.
-Chunks and release files stay where they are: whoever publishes a bundle again brings them.
+than what is here, or signed ahead of time: no signature after that would do. Written in the order
+of publication; a cut leaves something to be taken again. Chunks and release files stay where they
+are: whoever publishes a bundle again brings them.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from edge_runtime.errors import InputError, UntrustedError
 from edge_runtime.fleet.connection import Connection
+from edge_runtime.fleet.desk import MAX_SKEW
 from edge_runtime.fleet.home import Home
-from edge_runtime.fleet.metadata import R, check_keyids, meta_file, parse, votes
+from edge_runtime.fleet.metadata import (
+    R,
+    check_keyids,
+    meta_file,
+    parse,
+    show_time,
+    signed_at,
+    votes,
+)
 from edge_runtime.fleet.repository import read_metadata
 from edge_runtime.fleet.standing import load_roots
 from edge_runtime.fleet.tree import MetadataFolder, role_file
@@ -22,8 +34,11 @@ from edge_runtime.fleet.tree import MetadataFolder, role_file
 MAX_ROOTS = 1024
 
 
-def take_over(connection: Connection, home: Home) -> tuple[str, ...]:
+def take_over(connection: Connection, home: Home, now: datetime) -> tuple[str, ...]:
     """Bring the home's metadata to what the broker keeps, where that is newer.
+
+    New roots are taken also where the timestamp is refused for its time: what the home signs to
+    take the place of its keys follows them.
 
     Returns:
         The files that are new here, in order.
@@ -31,7 +46,8 @@ def take_over(connection: Connection, home: Home) -> tuple[str, ...]:
     Raises:
         UntrustedError: what the broker keeps is not signed by this fleet's keys, or does not fit
             together.
-        InputError: the broker keeps none, or what is here cannot be read.
+        InputError: the broker keeps none, or a timestamp that was signed ahead of `now`; or what is
+            here cannot be read.
         TransferError: the connection was lost.
         DeviceError: the disk failed.
     """
@@ -43,6 +59,16 @@ def take_over(connection: Connection, home: Home) -> tuple[str, ...]:
     root = _roots(connection, roots[-1].signed, files)
     where = f"broker {connection.address}"
     data, timestamp = _read(connection, "timestamp.json", "timestamp", Timestamp, root)
+    time = signed_at(timestamp.signed)
+    if time is not None and time > now + MAX_SKEW:
+        for file, content in files.items():
+            folder.write(file, content)
+        raise InputError(
+            f"{where}: keeps timestamp version {timestamp.signed.version}, which was signed at "
+            f"{show_time(time)}, and this machine's clock says {show_time(now)}; set the clock, "
+            "or, if it is right, run `edge-fleet rotate timestamp`, because that key was stolen or "
+            "used with a wrong clock"
+        )
     meta = timestamp.signed.snapshot_meta
     name = role_file("snapshot", meta.version)
     snapshot_data, snapshot = _read(connection, name, "snapshot", Snapshot, root)

@@ -214,6 +214,8 @@ def _rotate(add: Add) -> None:
         "      a key was lost; Carol's takes its place\n"
         "  edge-fleet rotate timestamp --remove 40413baa --keys 1 --passphrase-file pass\n"
         "      its file was lost; make another\n"
+        "  edge-fleet rotate timestamp --force --passphrase-file pass\n"
+        "      something was signed with a clock that was ahead, and this one is right\n"
         "  edge-fleet rotate targets --threshold 2 --passphrase-file pass\n"
         "\nwhere the new root needs more signatures it is staged: see `edge-fleet sign`",
         signs=True,
@@ -248,6 +250,11 @@ def _rotate(add: Add) -> None:
         type=_number(1, MAX_KEYS),
         metavar="N",
         help="how many of the role's keys must sign",
+    )
+    verb.add_argument(
+        "--force",
+        action="store_true",
+        help="believe this machine's clock, though metadata was signed later than it says",
     )
     folder_only(verb)
 

@@ -205,7 +205,7 @@ def rotate(arguments: argparse.Namespace) -> int:
         tuple(arguments.add), arguments.keys, tuple(arguments.remove), arguments.threshold
     )
     with authority(arguments) as made_by:
-        made_by.rotate(arguments.role, change)
+        made_by.rotate(arguments.role, change, force=arguments.force)
         made_by.settle()
         outcome = made_by.outcome()
         waits = any(staged.role == "root" for staged in outcome.staged)
@@ -258,7 +258,7 @@ def _revoke_release(arguments: argparse.Namespace, what: Target) -> int:
                     files += _leftovers(connection, what, arguments.profile, kept)
                     words.update(upload(connection, made_by).as_json())
                     retire(connection, files)
-            text = f"revoked {', '.join(files)}"
+            text = f"revoked {', '.join(dict.fromkeys(files))}"
         if not gone and not files:
             known = ", ".join(sorted({f"{r.name}=={r.version}" for r in kept.values()})[:10])
             raise InputError(f"{where}: is not signed; signed are {known or 'none'}")
@@ -283,6 +283,7 @@ def refresh(arguments: argparse.Namespace) -> int:
     """Renew, and tell."""
     if arguments.check and arguments.from_broker:
         raise UsageError("refresh: --check changes nothing, and --from-broker does")
+    reach.passphrase(arguments)  # Named and not there is told before anything is changed.
     if arguments.check:
         outcome = Authority.open(demand_home(arguments), now()).outcome()
         _say_notes(outcome)
@@ -292,7 +293,7 @@ def refresh(arguments: argparse.Namespace) -> int:
         home = demand_home(arguments)
         home.read()
         with home.hold(), reach.connected(arguments) as connection:
-            taken = take_over(connection, home)
+            taken = take_over(connection, home, now())
         talk.say(f"{PROG}: took over {', '.join(taken) or 'nothing, all of it is here'}")
     with authority(arguments) as made_by:
         made_by.refresh()

@@ -6,10 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import ExpiredMetadataError, RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, TargetFile
 
@@ -17,6 +21,7 @@ from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.errors import EdgeError, InputError, UntrustedError
 from edge_runtime.fleet.authority import Rotation
+from edge_runtime.fleet.enroll import newest_root
 from edge_runtime.fleet.founding import Plan, RolePlan, found
 from edge_runtime.fleet.home import Home
 from edge_runtime.fleet.keyring import Keyring
@@ -482,6 +487,7 @@ class Holders:
                 folder / name / "k.pem", f"{name}s own {name}".encode()
             )
         words = tuple(str(folder / name / "k.pub.pem") for name in self.keys)
+        self.bob = folder / "bob" / "k.pem"
         self.alice = new_home(folder / "alice", roles={"root": RolePlan(1, 2, words)})
         self._folder = folder
 
@@ -774,6 +780,69 @@ def test_clocks_a_little_apart_are_borne_and_the_time_of_signing_never_goes_back
     assert signed(home, "timestamp.json")["signed_at"] == "2026-11-24T12:00:00Z"
 
 
+FUTURE = datetime(2030, 1, 1, tzinfo=NOW.tzinfo)
+
+
+@pytest.mark.parametrize("with_passphrase", [False, True])
+def test_what_was_signed_with_a_clock_ahead_is_mended_by_new_keys(
+    home: Home, client: Client, with_passphrase: bool
+) -> None:
+    with authority(home, FUTURE, passphrase=PASSPHRASE if with_passphrase else None) as by:
+        by.refresh()
+    assert signed(home, "timestamp.json")["signed_at"] == "2030-01-01T00:00:00Z"
+    client.refresh(tree(home))
+    with (
+        pytest.raises(InputError, match=r"2030-01-01 .*`edge-fleet rotate timestamp --force`"),
+        authority(home, NOW + DAY) as by,
+    ):
+        by.refresh()
+    with authority(home, NOW + DAY) as by:
+        by.rotate("timestamp", Rotation(), force=True)
+        by.settle()
+        assert by.outcome().published
+        by.refresh()
+        assert not [note for note in by.outcome().notes if "ahead" in note]
+    files = sorted(path.name for path in home.metadata.iterdir())
+    newest = [max(file for file in files if role in file) for role in ROLES]
+    assert {signed(home, file)["signed_at"] for file in newest if "root" not in file} <= {
+        "2026-11-24T12:00:00Z", "2026-11-25T12:00:00Z",
+    }  # fmt: skip
+    assert signed(home, max(f for f in files if "root" in f))["signed_at"] == "2026-11-25T12:00:00Z"
+    client.refresh(tree(home), now=NOW + DAY)
+
+
+def test_a_time_that_only_the_stolen_key_signed_ends_with_it_without_force(
+    home: Home, client: Client
+) -> None:
+    with authority(home, FUTURE, passphrase=None) as by:
+        by.refresh()
+    client.refresh(tree(home))
+    with authority(home, NOW + DAY) as by:
+        assert any("ahead of this machine's clock" in note for note in by.outcome().notes)
+        by.rotate("timestamp", Rotation())
+        by.settle()
+        assert by.outcome().published
+        by.refresh()
+    assert signed(home, "timestamp.json")["signed_at"] == "2026-11-25T12:00:00Z"
+    client.refresh(tree(home), now=NOW + DAY)
+
+
+def test_other_holders_sign_a_rotation_that_ends_a_time_far_ahead(
+    holders: Holders, tmp_path: Path
+) -> None:
+    home = holders.complete()
+    with authority(home, FUTURE, passphrase=None) as by:
+        by.refresh()
+    with authority(home) as by:
+        by.rotate("timestamp", Rotation())
+    back = holders.sign("carol").metadata / "2.root.json"
+    with authority(home) as by:
+        by.merge(back.read_bytes(), "2.root.json")
+        by.settle()
+        assert by.outcome().published
+    assert signed(home, "timestamp.json")["signed_at"] == "2026-11-24T12:00:00Z"
+
+
 # What others do to the folder.
 
 
@@ -807,10 +876,76 @@ def test_another_fleet_s_repository_is_not_taken_for_ours(home: Home, tmp_path: 
     shutil.rmtree(home.repository)
     shutil.copytree(other.repository, home.repository)
     with (
-        pytest.raises(UntrustedError, match=r"none of its roots has the keys that fleet\.toml"),
+        pytest.raises(UntrustedError, match=r"its first root is not the one that fleet\.toml"),
         authority(home),
     ):
         pass
+
+
+def own_root(holders: Holders, folder: Path) -> Home:
+    """Alice's home, in whose repository Bob, with his one key of three, is the fleet."""
+    home = holders.complete()
+    with open(holders.bob, "rb") as stream:
+        key = load_pem_private_key(stream.read(), b"bobs own bob")
+    assert isinstance(key, Ed25519PrivateKey)
+    signer = CryptoSigner(key, holders.keys["bob"])
+    root = Root(version=1, expires=NOW + 99 * DAY, consistent_snapshot=True)
+    for role in ROLES:
+        root.add_key(signer.public_key, role)
+    metadata = Metadata(root)
+    metadata.sign(signer)
+    shutil.rmtree(home.metadata)
+    home.metadata.mkdir()
+    metadata.to_file(str(home.metadata / "1.root.json"))
+    return home
+
+
+def test_one_key_of_several_does_not_become_the_fleet(holders: Holders, tmp_path: Path) -> None:
+    home = own_root(holders, tmp_path)
+    with pytest.raises(UntrustedError, match="its first root is not the one"):
+        newest_root(home, home.read())
+
+
+def test_one_key_of_several_does_not_become_a_fleet_that_names_no_first_root(
+    holders: Holders, tmp_path: Path
+) -> None:
+    home = own_root(holders, tmp_path)
+    settings = replace(home.read(), first_root="")
+    with pytest.raises(UntrustedError, match="none of its roots has the keys and the threshold"):
+        newest_root(home, settings)
+    # The same keys are not enough either.
+    role = replace(settings.roles["root"], keys={holders.keys["bob"].keyid: ""})
+    settings = replace(settings, roles={**settings.roles, "root": role})
+    with pytest.raises(UntrustedError, match="none of its roots has the keys and the threshold"):
+        newest_root(home, settings)
+
+
+def test_a_home_that_named_no_first_root_does_once_it_signs(home: Home) -> None:
+    named = home.read().first_root
+    assert len(named) == 64
+    home.write(replace(home.read(), first_root=""))
+    with authority(home) as by:
+        by.rotate("root", Rotation())
+        # Cut here, fleet.toml has keys that are in no root yet.
+    assert home.read().first_root == named
+    with authority(home) as by:
+        by.settle()
+    home.write(replace(home.read(), first_root=""))
+    with authority(home) as by:
+        by.refresh()
+    assert home.read().first_root == named
+
+
+def test_a_first_root_that_is_changed_before_it_is_complete_is_the_one_that_counts(
+    holders: Holders, tmp_path: Path
+) -> None:
+    home = holders.alice
+    before = home.read().first_root
+    with authority(home) as by:
+        by.rotate("targets", Rotation())
+    assert home.read().first_root not in ("", before)
+    client = Client.of(tmp_path / "client", holders.complete())
+    client.refresh(tree(home))
 
 
 def test_a_lost_root_is_asked_for(home: Home) -> None:

@@ -18,6 +18,7 @@ from securesystemslib.signer import CryptoSigner
 
 from edge_runtime.agent.config import load_config
 from edge_runtime.errors import DeviceError, EdgeError, InputError, UntrustedError
+from edge_runtime.fleet import mosquitto
 from edge_runtime.fleet.ca import CertificateAuthority
 from edge_runtime.fleet.cli import main
 from edge_runtime.fleet.enroll import enroll, revoke_device
@@ -395,6 +396,16 @@ def test_a_device_whose_folder_is_elsewhere_can_be_revoked(home: Home, tmp_path:
     made = enroll(home, "press-7", PROFILE, out=tmp_path / "stick", now=NOW)
     revoke_device(home, "press-7", now=NOW)
     assert revoked(home) == {made.entry.serial}
+
+
+def test_the_operator_is_told_how_its_certificate_is_replaced(home: Home) -> None:
+    old = x509.load_pem_x509_certificate(home.operator_certificate.read_bytes()).serial_number
+    with pytest.raises(InputError, match=r"delete .*operator\.pem and run `edge-fleet broker`"):
+        revoke_device(home, "operator", now=NOW)
+    home.operator_certificate.unlink()
+    mosquitto.write(home, hosts=["broker.example"], now=NOW)
+    assert revoked(home) == {old}
+    assert (home.broker / "crl.pem").read_bytes() == home.crl.read_bytes()
 
 
 @pytest.mark.parametrize("device", ["press-9", "operator", "../ca"])

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,9 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_settings_are_read_as_they_were_written(home: Home) -> None:
-    home.write(SETTINGS)
-    assert home.read() == SETTINGS
+    for settings in (SETTINGS, replace(SETTINGS, first_root="0f" * 32)):
+        home.write(settings)
+        assert home.read() == settings
     text = home.settings_file.read_text()
     assert stat.S_IMODE(home.settings_file.stat().st_mode) == 0o600
     assert text.startswith("# ")
@@ -79,6 +81,7 @@ def test_tables_of_other_parts_are_kept(home: Home) -> None:
         ("[roles.root]", "[roles.roots]", "'roots' is no role"),
         ('prefix = "site/a"', 'prefix = "site/#"', "topic prefix"),
         ("format = 1", "format = 2", "format 2, this software reads 1"),
+        ("broker =", 'first_root = "x"\nbroker =', "first_root is 'x'"),
         ("broker =", "borker =", "'borker' is not known"),
         (KEYID, "no.id", "'no' is no key id"),
         ("[roles.root]", "[roles.root", "not valid TOML"),

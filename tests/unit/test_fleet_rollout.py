@@ -151,8 +151,14 @@ WANTED = Desired(3, RELEASE, 1)
         (
             said(revision=3, state="waiting", reason="no chunk came"),
             Outcome.WAITING,
-            "waiting (no chunk came)",
+            "no chunk came",
         ),
+        (
+            said(revision=3, state="waiting", reason="no chunk came", progress=Progress(1, 2, 3)),
+            Outcome.WAITING,
+            "1 of 2 chunks (no chunk came)",
+        ),
+        (said(revision=3, state="waiting"), Outcome.WAITING, ""),
     ],
 )
 def test_a_report_is_judged(reported: Reported | None, outcome: Outcome, reason: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ from tests.fakes.trusted import (
     retained,
     sign,
 )
+
+FUTURE = datetime(2030, 1, 1, tzinfo=NOW.tzinfo)
 
 pytestmark = pytest.mark.usefixtures("instant_disk")
 
@@ -61,9 +64,9 @@ def broker(home: Home, tmp_path: Path) -> MemoryBroker:
     return broker
 
 
-def take(home: Home, broker: MemoryBroker) -> tuple[str, ...]:
+def take(home: Home, broker: MemoryBroker, now: datetime = NOW + DAY) -> tuple[str, ...]:
     with operator(broker) as connection:
-        return take_over(connection, home)
+        return take_over(connection, home, now)
 
 
 def test_a_restored_backup_goes_on_from_what_the_broker_has(
@@ -142,6 +145,40 @@ def test_a_broker_that_lacks_a_part_is_told(file: str, backup: Home, broker: Mem
     del broker.retained[TOPICS.metadata(file)]
     with pytest.raises(InputError, match=f"keeps no {file}"):
         take(backup, broker)
+
+
+def test_a_timestamp_that_was_signed_ahead_of_time_is_not_taken_but_new_roots_are(
+    home: Home, backup: Home, broker: MemoryBroker, tmp_path: Path
+) -> None:
+    client = Client.of(tmp_path / "client", home)
+    with authority(home, FUTURE) as by, operator(broker) as connection:
+        by.settle(renew=True)
+        upload(connection, by)
+    before = (backup.metadata / "timestamp.json").read_bytes()
+    with pytest.raises(InputError, match=r"signed at 2030-01-01 .*run `edge-fleet rotate times"):
+        take(backup, broker)
+    assert (backup.metadata / "timestamp.json").read_bytes() == before
+    assert (backup.metadata / "3.root.json").exists()
+    # A few minutes ahead are another operator's clock.
+    take(home, broker, FUTURE - timedelta(minutes=9))
+    # As said. The root of the other copy had another key, which comes from there.
+    shutil.copytree(home.keys, backup.keys, dirs_exist_ok=True)
+    backup.settings_file.write_bytes(home.settings_file.read_bytes())
+    with authority(backup, NOW + 2 * DAY) as by:
+        for role in ("snapshot", "timestamp"):
+            by.rotate(role, Rotation())
+            by.settle()
+        with operator(broker) as connection:
+            upload(connection, by)
+    client.refresh(retained(broker), now=NOW + 2 * DAY)
+
+
+def test_a_backup_learns_roots_that_its_settings_know_already(
+    home: Home, backup: Home, broker: MemoryBroker
+) -> None:
+    """fleet.toml is backed up after each rotation, and the repository need not be."""
+    backup.settings_file.write_bytes(home.settings_file.read_bytes())
+    assert "3.root.json" in take(backup, broker)
 
 
 def test_taking_over_may_be_cut_anywhere_and_done_again(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +427,51 @@ def test_revoke_takes_a_release_from_home_and_broker(
     assert run("revoke", "demo==1.0.0", *PASS) == (
         1, "", "edge-fleet: release demo==1.0.0: is not signed; signed are demo==2.0.0\n",
     )  # fmt: skip
+
+
+def test_a_revoked_file_is_named_once(run: Run, home: Home, first: Path) -> None:
+    run("publish", first, *PASS)
+    code, out, _ = run("revoke", "demo==1.0.0", *PASS)
+    assert (code, out.splitlines()[0]) == (0, f"revoked {FILE}")
+
+
+@pytest.mark.parametrize("verb", [["refresh"], ["refresh", "--check"], ["sign", "--merge", "x"]])
+def test_a_passphrase_file_that_is_not_there_is_told_though_nothing_needs_it(
+    verb: list[str], run: Run, home: Home
+) -> None:
+    before = content(home.folder)
+    code, _, err = run(*verb, "--passphrase-file", "nofile")
+    assert (code, err) == (
+        1, "edge-fleet: passphrase file nofile: cannot be read (No such file or directory)\n",
+    )  # fmt: skip
+    assert content(home.folder) == before
+
+
+def test_the_advice_for_a_timestamp_that_a_thief_signed_ahead_of_time_works(
+    run: Run, home: Home, first: Path, broker: MemoryBroker, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run("publish", first, *PASS)
+    shutil.copytree(home.folder, "stolen")
+    client = Client.of(tmp_path / "client", home)
+    for key in Path("stolen/keys").glob("[rt][oa]*"):
+        key.unlink()
+    monkeypatch.setattr(trust_verbs, "now", lambda: datetime(9998, 1, 1, tzinfo=NOW.tzinfo))
+    run("refresh", "--home", "stolen")
+    monkeypatch.setattr(trust_verbs, "now", lambda: NOW + DAY)
+    client.refresh(retained(broker))
+    second = bundle(tmp_path, "2.0.0")
+    code, _, err = run("publish", second, *PASS)
+    assert code == 1
+    assert "take that over with `edge-fleet refresh --from-broker`" in err
+    code, _, err = run("refresh", "--from-broker")
+    assert code == 1
+    assert "run `edge-fleet rotate timestamp`" in err
+    for role in ("snapshot", "timestamp"):
+        code, _, err = run("rotate", role, *PASS)
+        assert code == 0, err
+    assert run("publish", second, *PASS)[0] == 0
+    assert client.target(retained(broker), now=NOW + DAY) is not None
 
 
 def test_a_revocation_whose_upload_failed_is_finished_by_the_same_command(
