@@ -55,6 +55,12 @@ def parse(data: bytes, kind: type[R], where: str) -> Metadata[R]:
         raise UntrustedError(f"{where}: no metadata of TUF ({why})") from None
     if not isinstance(found.signed, kind):
         raise UntrustedError(f"{where}: holds {found.signed.type}, expected {kind.type}")
+    try:
+        _ = found.signed_bytes
+    except SerializationError:  # A number with a fraction, say, in a field of somebody's own.
+        raise UntrustedError(
+            f"{where}: has no canonical form, so nobody can have signed it"
+        ) from None
     return found
 
 

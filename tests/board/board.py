@@ -22,7 +22,7 @@ from edge_runtime.errors import DeviceError
 from edge_runtime.fields import Json
 from edge_runtime.messages.fleet import Release, Reported
 from tests.board import console, moments
-from tests.board.case import Cut
+from tests.board.case import UNASKED, Cut
 from tests.board.disk import Disk
 from tests.board.emulator import Emulator
 from tests.board.evidence import Evidence, Trust
@@ -206,9 +206,9 @@ class Board:
         """Deploy the next version, cut the power at these moments; the cases, judged."""
         wanted = self.deploy()
         made: list[Cut] = []
-        for aim in aims:
+        for aim, *after in zip(aims, [*aims[1:], None], strict=True):
             self._wait(aim, wanted)
-            made.append(self._cut(aim, wanted))
+            made.append(self._cut(aim, wanted, ask=after == [None]))
         faults = self.ended()
         if made[-1].found == IDLE and faults and all(f.startswith(state.LEAK) for f in faults):
             # Cut while it removed what is not needed: the update that follows has to do it.
@@ -224,8 +224,8 @@ class Board:
         if aim.writing:
             self.machine.disk.await_write(WRITE_S)
 
-    def _cut(self, aim: Moment, wanted: Wanted) -> Cut:
-        """Off, a look at the disk, and on again until somebody answers."""
+    def _cut(self, aim: Moment, wanted: Wanted, *, ask: bool) -> Cut:
+        """Off, a look at the disk, and on again; where nobody cuts that, until somebody answers."""
         self._cuts += 1
         self.machine.power_cut()
         said = console.stage(self.machine.said(), wanted.release.version)
@@ -236,15 +236,18 @@ class Board:
         self.fleet.listen_anew()
         in_1970 = self._cuts % IN_1970_EVERY == 0
         begin_s = time.monotonic()
-        version = self.boot(in_1970=in_1970)
+        self.machine.power_on(in_1970=in_1970, told=self._told)
+        served = UNASKED
+        if ask:
+            version = self.fleet.who_serves(self.machine.check, PATIENCE_S)
+            served = {self.serves: "old", wanted.release.version: "new"}.get(version, "neither")
+            if served == "neither":
+                broken.append(f"{version or 'nobody'} answers after the cut")
+            if in_1970 and console.BOOTED_IN_1970 not in self.machine.said():
+                broken.append("the board's clock does not say 1970")
         answered_s = time.monotonic() - begin_s
-        self.durations.setdefault(BOOT, answered_s)
-        old = self.serves
-        served = {old: "old", wanted.release.version: "new"}.get(version, "neither")
-        if served == "neither":
-            broken.append(f"{version or 'nobody'} answers after the cut")
-        if in_1970 and console.BOOTED_IN_1970 not in self.machine.said():
-            broken.append("the board's clock does not say 1970")
+        if ask:
+            self.durations.setdefault(BOOT, answered_s)
         return Cut(self._cuts, aim.state, evidence.stage, evidence.held, evidence.needed, left,
                    in_1970, served, answered_s, tuple(broken))  # fmt: skip
 

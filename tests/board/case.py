@@ -10,6 +10,10 @@ from edge_runtime.fields import Json
 from tests.board.writelog import Left
 
 
+UNASKED = "unasked"
+"""The start after the cut was itself cut before anybody could answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """One power cut.
@@ -36,13 +40,13 @@ class Cut:
         return value
 
 
-def by_state(cuts: Sequence[Cut]) -> list[tuple[str, int, int, int, int, int]]:
-    """(state found on the disk, cuts, old served first, new served first, lost writes, broken)."""
+def by_state(cuts: Sequence[Cut]) -> list[tuple[str, int, int, int, int, int, int]]:
+    """(state on the disk, cuts, who served first: old, new, unasked; cuts with losses, broken)."""
     rows = []
     for state in dict.fromkeys(cut.found for cut in cuts):
         some = [cut for cut in cuts if cut.found == state]
         served = Counter(cut.served for cut in some)
         lost = sum(1 for cut in some if cut.left.lost)
         broken = sum(1 for cut in some if cut.broken)
-        rows.append((state, len(some), served["old"], served["new"], lost, broken))
+        rows.append((state, len(some), served["old"], served["new"], served[UNASKED], lost, broken))
     return rows

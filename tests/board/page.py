@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.table import Table
 
 from edge_runtime.fields import Json
-from tests.board.case import Cut, by_state
+from tests.board.case import UNASKED, Cut, by_state
 
 BEGIN, END = "<!-- board: begin -->", "<!-- board: end -->"
 COMMAND = "python -m tests.board.powercut"
-COLUMNS = ("on the disk", "cuts", "old served", "new served", "lost writes", "broken")
+COLUMNS = ("on the disk", "cuts", "old answered first", "new answered first", "cut again in the start",
+           "lost writes", "broken")  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -54,11 +55,14 @@ class Result:
 
 def line(cut: Cut) -> str:
     """One cut, in a line."""
-    when = " in 1970" if cut.in_1970 else ""
+    then = f"the {cut.served} bundle answers after {cut.answered_s:.0f} s"
+    if cut.served == UNASKED:
+        then = "its start is cut as well"
+    if cut.in_1970:
+        then += ", in 1970"
     return (
         f"aimed at {cut.aim}, the disk has {cut.found} with {cut.held} of {cut.needed} chunks, "
-        f"{cut.left.lost} pieces lost; the {cut.served} bundle answers{when} "
-        f"after {cut.answered_s:.0f} s"
+        f"{cut.left.lost} pieces lost; {then}"
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -63,6 +64,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = options.only or [*KINDS, NUMBERS]
     talk = Console(stderr=True)
+    # The operator's own link loses its broker, too, and would say so into the progress bars.
+    logging.getLogger("edge_runtime").addHandler(logging.NullHandler())
     lacking = _lacking()
     if lacking:
         talk.print(f"error: {lacking}", markup=False)

@@ -139,7 +139,10 @@ def test_a_broker_that_forbids_metadata_is_told_and_the_home_stays_ahead(tmp_pat
             assert "`" in done.stderr or "the same command repeats the upload" in done.stderr
         assert operator.read("timestamp.json") is None
     told = operator.json("refresh", "--folder-only")
-    assert [role["version"] for role in told["roles"]] == [1, 1, 4, 4]
+    root, targets, snapshot, timestamp = (role["version"] for role in told["roles"])
+    # Two refreshes within a second have the same times to say: then the snapshot stays.
+    assert (root, targets, timestamp) == (1, 1, 4)
+    assert 1 < snapshot <= 4
 
 
 def test_times_are_of_today(tmp_path: Path) -> None:

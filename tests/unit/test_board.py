@@ -227,13 +227,13 @@ def test_the_section_takes_its_own_place_in_the_page_and_leaves_the_rest(tmp_pat
     page.write(path, page.section(result()))
     first = path.read_text()
     assert first.startswith("# Reliability\n\nwords\n\n<!-- board: begin -->\n")
-    assert "| fetching | 1 | 1 | 0 | 1 | 0 |" in first
+    assert "| fetching | 1 | 1 | 0 | 0 | 1 | 0 |" in first
     path.write_text(first + "\nmore\n")
     page.write(path, page.section(result("nobody answers after the cut")))
     again = path.read_text()
     assert again.count(page.BEGIN) == again.count(page.END) == 1
     assert again.endswith("\nmore\n")
-    assert "| fetching | 1 | 1 | 0 | 1 | 1 |" in again
+    assert "| fetching | 1 | 1 | 0 | 0 | 1 | 1 |" in again
     assert page.kept(again) == "\n" + page.section(result("nobody answers after the cut"))
     assert page.kept("nothing") == ""
 

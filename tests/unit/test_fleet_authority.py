@@ -871,6 +871,15 @@ def test_garbage_is_one_sentence(file: str, data: bytes, home: Home) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("file", ["1.root.json", "timestamp.json"])
+def test_what_nobody_can_have_signed_is_one_sentence(file: str, home: Home) -> None:
+    value = json.loads((home.metadata / file).read_bytes())
+    value["signed"]["x"] = 1.5
+    (home.metadata / file).write_text(json.dumps(value))
+    with pytest.raises(UntrustedError, match="has no canonical form"), authority(home):
+        pass
+
+
 def test_another_fleet_s_repository_is_not_taken_for_ours(home: Home, tmp_path: Path) -> None:
     other = new_home(tmp_path / "other")
     shutil.rmtree(home.repository)
