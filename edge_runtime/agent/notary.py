@@ -156,11 +156,12 @@ class Broker:
 
     def read(self, name: str, max_bytes: int) -> bytes | None:
         """One file; waits for it."""
-        send(self._control, Need(name, max_bytes))
-        while data := self._control.recv(READ_BYTES):
-            for frame in self._reader.feed(data):
-                if isinstance(frame, Given):
-                    return _content(frame, name)
+        with contextlib.suppress(OSError):
+            send(self._control, Need(name, max_bytes))
+            while data := self._control.recv(READ_BYTES):
+                for frame in self._reader.feed(data):
+                    if isinstance(frame, Given):
+                        return _content(frame, name)
         raise TransferError(f"{name}: the supervisor is gone")
 
 
@@ -235,7 +236,9 @@ def main(argv: Sequence[str]) -> int:
     if not _with_parent(question.supervisor):
         return 1
     with socket.socket(fileno=question.control) as control:
-        send(control, answer(question, control))
+        verdict = answer(question, control)
+        with contextlib.suppress(OSError):  # The supervisor is gone: nobody waits for it.
+            send(control, verdict)
     return 0
 
 

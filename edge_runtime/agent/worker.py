@@ -27,6 +27,8 @@ from edge_runtime.agent.openinference import OpenInference
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.server import HttpServer
 from edge_runtime.agent.serving import Serving
+from edge_runtime.bundle import durable
+from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from edge_runtime.bundle.store import ChunkStore, StoreReader
 from edge_runtime.bundle.verify import verify
 from edge_runtime.errors import DeviceError, EdgeError, InputError
@@ -139,7 +141,7 @@ def load(order: Order) -> tuple[Pipeline | None, tuple[SelfTestReport, ...]]:
     digest = order.manifest_sha256
     path = state / "manifests" / f"{digest}.json"
     try:
-        data = path.read_bytes()
+        data = durable.read(path, MAX_MANIFEST_BYTES + 1)
     except OSError as reason:
         raise DeviceError(f"manifest {path}: cannot be read ({reason.strerror})") from None
     reader = StoreReader(ChunkStore(state / "chunks"), data)

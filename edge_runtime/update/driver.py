@@ -268,7 +268,8 @@ class Driver:
                 self._offline = not self._fetcher.online
             case on.Activated() | on.Condemned():
                 self._restarts.reset(self._now_s)
-        begun = isinstance(event, on.Wanted) or self._record.state is State.TRIAL
+        # What was waited for is forgotten in a restart: it is waited for anew.
+        begun = isinstance(event, on.Wanted | on.Booted) or self._record.state is State.TRIAL
         if begun or self._record.state is not before.state:
             self._begin_limit()
         if self._go_on and self._record.state is State.WAITING:  # Another source: no need to wait.

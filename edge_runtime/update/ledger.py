@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_runtime.bundle import durable
 from edge_runtime.bundle.store import ChunkStore
 from edge_runtime.errors import DeviceError, EdgeError
 from edge_runtime.messages.fleet import BundleRef
@@ -52,7 +53,7 @@ class Ledger:
         self._folder = state
         self._policy = policy
         self._notices = notices
-        self._free_bytes = free_bytes or (lambda folder: shutil.disk_usage(folder).free)
+        self._free_bytes = free_bytes or _free_bytes
         self._save_failed = False
 
     def boot(self) -> None:
@@ -147,3 +148,11 @@ class Ledger:
             text = f"the journal is lost; the latest on disk is {found}"
             self._notices.warn("journal-lost", text)
         return Record(active=active, previous=previous, good=active is None)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Of the disk. Raises DeviceError: it does not say."""
+    try:
+        return durable.insist(lambda: shutil.disk_usage(folder).free)
+    except OSError as reason:
+        raise DeviceError(f"{folder}: free space is not known ({reason.strerror})") from None

@@ -239,7 +239,7 @@ TABLE: dict[tuple[State, type[Event]], tuple[State, tuple[Action, ...]]] = {
 
     # A start of the device, after a power cut in any state. What was signed may since be revoked,
     # so what is still to be fetched is asked about again.
-    (_S.IDLE, Booted):                      (_S.IDLE, (_A.START_ACTIVE,)),
+    (_S.IDLE, Booted):                      (_S.IDLE, (_A.START_ACTIVE, _A.PRUNE)),
     (_S.AUTHENTICATING, Booted):
         (_S.AUTHENTICATING, (_A.START_ACTIVE, _A.AUTHENTICATE)),
     (_S.FETCHING_MANIFEST, Booted):

@@ -206,9 +206,9 @@ class Board:
         """Deploy the next version, cut the power at these moments; the cases, judged."""
         wanted = self.deploy()
         made: list[Cut] = []
-        for aim, *after in zip(aims, [*aims[1:], None], strict=True):
+        for number, aim in enumerate(aims, 1):
             self._wait(aim, wanted)
-            made.append(self._cut(aim, wanted, ask=after == [None]))
+            made.append(self._cut(aim, wanted, ask=number == len(aims)))
         faults = self.ended()
         if made[-1].found == IDLE and faults and all(f.startswith(state.LEAK) for f in faults):
             # Cut while it removed what is not needed: the update that follows has to do it.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from edge_runtime.fields import Json
+from tests.board.moments import BEFORE, ORDER
 from tests.board.writelog import Left
-
 
 UNASKED = "unasked"
 """The start after the cut was itself cut before anybody could answer."""
@@ -43,7 +43,9 @@ class Cut:
 def by_state(cuts: Sequence[Cut]) -> list[tuple[str, int, int, int, int, int, int]]:
     """(state on the disk, cuts, who served first: old, new, unasked; cuts with losses, broken)."""
     rows = []
-    for state in dict.fromkeys(cut.found for cut in cuts):
+    found = {cut.found for cut in cuts}
+    order = [*(state for state in (BEFORE, *ORDER) if state in found), *found.difference(ORDER)]
+    for state in dict.fromkeys(order):
         some = [cut for cut in cuts if cut.found == state]
         served = Counter(cut.served for cut in some)
         lost = sum(1 for cut in some if cut.left.lost)

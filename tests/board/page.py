@@ -14,8 +14,8 @@ from tests.board.case import UNASKED, Cut, by_state
 
 BEGIN, END = "<!-- board: begin -->", "<!-- board: end -->"
 COMMAND = "python -m tests.board.powercut"
-COLUMNS = ("on the disk", "cuts", "old answered first", "new answered first", "cut again in the start",
-           "lost writes", "broken")  # fmt: skip
+COLUMNS = ("on the disk", "cuts", "old answers first", "new answers first",
+           "cut again in the start", "lost writes", "broken")  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -1,10 +1,12 @@
 """Cut the power of an emulated board in the middle of updates, again and again.
 
-    python -m tests.board.powercut [--cuts 20] [--seed 1] [--json] [--keep] [--write]
+    python -m tests.board.powercut [--cuts 20] [--moments 200] [--seed 1] [--json] [--keep]
+                                   [--write] [--forget]
 
-The first run makes the board's image, which takes some minutes and the network; it is cached under
-`$EDGE_CACHE/board` or `build/board`. A cut takes about a minute and a half. Exit code 0: nothing
-was broken; 1: something was, or the board cannot be made; 2: usage.
+The first run makes the board's image, which takes two minutes and the network; it is cached under
+`$EDGE_CACHE/board` or `build/board`. A cut takes about a minute on two cores, boot and the rest of
+the update included. Exit code 0: nothing was broken; 1: something was, or the board cannot be made;
+2: usage.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ SIZE = 600_000
 RATE_BYTES_S = 300_000
 CRAWL_BYTES_S = 500
 """Until the broker has saved what the device is to fetch."""
-MOMENTS = tuple(n / 12 for n in range(12))
+MOMENTS = tuple(n / 8 for n in range(8))
 """Shares of a transfer after which the broker is killed."""
 PAUSES_S = (0.0, 3.0)
 """How long it is gone."""

@@ -386,6 +386,20 @@ def test_what_stalled_for_want_of_a_link_goes_on_with_the_link(fleet: Fleet) -> 
     assert device.serving == V1.digest
 
 
+def test_a_device_that_restarts_while_it_waits_tries_again_in_its_time(fleet: Fleet) -> None:
+    device = fleet.add("a")
+    device.flaws.untrusted[V1.digest] = TransferError("nobody answers")
+    fleet.publish(V1)
+    fleet.deploy(device, V1)
+    fleet.settle()
+    assert device.status.state == "waiting"
+    device.reboot()
+    fleet.settle()
+    device.flaws.untrusted.clear()
+    fleet.pass_time(device.policy.wait_max_s * 1.25)
+    assert device.serving == V1.digest
+
+
 def test_an_answer_about_another_release_authenticates_nothing(fleet: Fleet) -> None:
     device = fleet.add("a")
     device.flaws.unanswered.add(V1.digest)
