@@ -293,7 +293,7 @@ def test_a_bundle_that_cannot_be_installed_takes_nothing_from_one_on_trial(
     other = made(tmp_path, "4.0.0", profile="raspberry-pi-5")
     (damaged / "model-int8.onnx").write_bytes(b"spoilt")
     for bundle, code, says in (
-        (tmp_path / "nope.edge", 1, "no such folder or .edge file"),
+        (tmp_path / "nope.edge", 1, "there is nothing at this path"),
         (tmp_path / "agent.toml", 3, "agent.toml"),
         (damaged, 3, "model-int8.onnx"),
         (other, 1, "made for profile raspberry-pi-5"),

@@ -121,7 +121,7 @@ def sentence(text: str, says: str) -> None:
         (b'{"revision":1.5}', "must be an integer"),
         (b'{"revision":-1}', "revision is -1"),
         (b'{"revision":1e999}', "out of range"),
-        (b'{"revision":' + b"9" * 400 + b"}", "an integer of 1329 bits"),
+        (b'{"revision":' + b"9" * 400 + b"}", "an integer of 400 digits"),
         (b'{"revision":1,"release":null,"attempt":"x"}', "attempt must be an integer"),
         (b'{"format":1,"revision":1}', "release is missing, expected an object, or null"),
         (b'{"revision":1,"release":5}', "release must be an object"),
