@@ -34,13 +34,17 @@ from tests.flows.world import DEVICE, QUICK, Made, changed
 from tests.reliability import state
 from tests.reliability.case import LEFT_OVER, Case, Ending
 
-SETTLE_S = 240.0
+SETTLE_S = 600.0
+"""Longer than every wait between tries of a device whose network fails again and again."""
 POLICY = dataclasses.replace(QUICK, max_starts=100)
 """Workers that are killed from outside say nothing of their bundle."""
 
 
 class Board(ProcessWorld):
-    """See `ProcessWorld`. `asked` is the bundle that is desired, `before` what served then."""
+    """See `ProcessWorld`. `asked` is the bundle that is desired, `before` what served then.
+
+    None serves `before` the first, or where an update never came to its end: nothing can follow.
+    """
 
     def __init__(self, folder: Path, broker: BrokerProcess, prefix: str, **bounds: float) -> None:
         """`bounds` are the update policy's, where others than POLICY's."""

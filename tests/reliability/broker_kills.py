@@ -40,6 +40,8 @@ def killed(setting: Setting) -> Iterator[Case]:
                     version = f"{number}.0.0"
                     case = _update(board, broker, Path(kept), version, moment, pause_s)
                     yield with_client(case, asker)
+                    if board.before is None:
+                        return
 
 
 def _update(

@@ -138,6 +138,8 @@ def hostile(setting: Setting) -> Iterator[Case]:
                 else:
                     case = _spoiled(board, made, *each, random)
                 yield with_client(case, asker)
+                if board.before is None:
+                    return
 
 
 def _spoiled(board: Board, made: Made, spoil: Spoil, late: bool, random: Random) -> Case:

@@ -20,8 +20,8 @@ SHARE = {
     "io-error": 10,
     "random-kills": 3,
     "broker-killed": 1,
-    "network": 3,
-    "chunks": 3,
+    "network": 1,
+    "chunks": 2,
 }
 TRACED = ("kill-journal", "kill-calls", "no-space", "io-error")
 
