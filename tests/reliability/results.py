@@ -94,7 +94,7 @@ def machine() -> str:
         f"Python {platform.python_version()}",
         *tools,
     ]
-    return f"{platform.system()} {platform.release()} {platform.machine()}, {', '.join(parts)}"
+    return f"{platform.system()} {platform.machine()}, {', '.join(parts)}"
 
 
 def _version(name: str) -> str:

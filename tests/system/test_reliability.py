@@ -39,7 +39,8 @@ def test_an_update_survives(name: str, tmp_path: Path) -> None:
 def test_every_kind_has_its_row_on_the_page_and_no_case_is_broken() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text()
     rows = re.findall(r"^\| (.+?) \|(.+)\|$", page, re.MULTILINE)
-    by_title = {title: figures.split("|") for title, figures in rows}
+    # A kind of which only a share was run says so behind its title.
+    by_title = {title.removesuffix(" (a share)"): figures.split("|") for title, figures in rows}
     for kind in KINDS.values():
         figures = [int(figure.replace(",", "")) for figure in by_title[kind.title]]
         assert len(figures) == len(COLUMNS) - 1
