@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,15 @@ from tests.board.case import UNASKED, Cut, by_state
 
 BEGIN, END = "<!-- board: begin -->", "<!-- board: end -->"
 COMMAND = "python -m tests.board.powercut"
+HOW = (
+    "An emulated ARM64 board (Debian's kernel and Python, ext4, a real broker, signed releases) is "
+    "killed in the middle of an update. Its disk is made anew from the log of its writes: what was "
+    "flushed is there, and of the rest nothing, some pieces or everything. Then it boots. After "
+    "each cut the disk must hold one bundle whole and all that the board had said, the old bundle "
+    "or the new one must answer, the update must end by itself, and nothing may be left over. A "
+    "board whose fsync does nothing (`--forget`) fails at the first look, with torn chunks and an "
+    "old journal."
+)
 COLUMNS = ("on the disk", "cuts", "old answers first", "new answers first",
            "cut again in the start", "lost writes", "broken")  # fmt: skip
 
@@ -115,30 +125,40 @@ def _measured(result: Result) -> list[str]:
 
 def section(result: Result) -> str:
     """For docs/reliability.md, markers included."""
+    options = f"--cuts {len(result.cuts)} --moments {len(result.moments)} --seed {result.seed}"
+    broken = sum(bool(cut.broken) for cut in result.cuts)
+    points = [
+        *sentences(result),
+        *(f"{_begun(what)}: {'; '.join(faults) or 'true'}." for what, faults in result.others),
+    ]
     lines = [
         BEGIN,
         "## Power cuts of a whole board",
         "",
-        "An emulated ARM64 board (Debian's kernel and Python, ext4, real broker, signed releases) "
-        "is killed in the middle of an update. Its disk is made anew from the log of its writes: "
-        "what was flushed is there, of the rest nothing, something or everything. Then it boots. "
-        "After each cut the disk must hold one bundle whole and all that the board had said, the "
-        "old bundle or the new one must answer, the update must end by itself, and nothing may be "
-        "left over.",
+        _wrapped(HOW),
         "",
-        f"`{COMMAND} --cuts {len(result.cuts)} --seed {result.seed} --write` made this: "
-        f"{len(result.cuts)} cuts, {sum(bool(cut.broken) for cut in result.cuts)} of them with "
-        "something broken.",
+        _wrapped(
+            f"By `{COMMAND} {options}`: {len(result.cuts)} cuts; {broken} left something broken."
+        ),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---|" + "---:|" * (len(COLUMNS) - 1),
         *("| " + " | ".join(map(str, row)) + " |" for row in by_state(result.cuts)),
         "",
-        *(f"- {sentence}" for sentence in sentences(result)),
-        *(f"- {what}: {'; '.join(faults) or 'true'}." for what, faults in result.others),
+        *(_wrapped(f"- {point}", "  ") for point in points),
         END,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _begun(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def write(path: Path, made: str) -> None:
