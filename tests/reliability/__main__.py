@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
     chosen = options.only or [*KINDS, NUMBERS]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Agents and brokers end with us.
     talk = Console(stderr=True)
     # The operator's own link loses its broker, too, and would say so into the progress bars.
     logging.getLogger("edge_runtime").addHandler(logging.NullHandler())

@@ -148,6 +148,13 @@ class Board(ProcessWorld):
         if case.broken:
             raise RuntimeError(f"{case}\n{self.agent.log[-4000:]}")
 
+    def restart(self) -> None:
+        """Start anew: it waits ever longer to connect again, and should not for a case before."""
+        self.power_cut()
+        self.boot()
+        wait_for("it serves again", lambda: self.serves() == self.before)
+        wait_for("it is back", lambda: self.reported)
+
     def kill_supervisor(self) -> list[str]:
         """SIGKILL; what is untrue of the folder then; and the agent starts again."""
         children = self.agent.workers()
@@ -287,6 +294,12 @@ class Asker(threading.Thread):
                 self.wrong.append(version)
         connection.close()
 
+    def forget(self) -> None:
+        """What was met until now."""
+        self.answered.clear()
+        self.wrong.clear()
+        self.unanswered = 0
+
     def finish(self) -> None:
         """After the request under way."""
         self._done.set()
@@ -311,9 +324,7 @@ def with_client(case: Case, asker: Asker) -> Case:
         broken.append(f"{asker.unanswered} requests failed ({asker.last})")
     if not asker.answered:
         broken.append("nobody was asked")
-    asker.wrong.clear()
-    asker.answered.clear()
-    asker.unanswered = 0
+    asker.forget()
     return Case(case.what, case.ending, (*case.broken, *broken), case.note)
 
 

@@ -38,6 +38,8 @@ def killed(setting: Setting) -> Iterator[Case]:
             with asking(board) as asker:
                 for number, (moment, pause_s) in enumerate(sweep, start=2):
                     version = f"{number}.0.0"
+                    board.restart()
+                    asker.forget()
                     case = _update(board, broker, Path(kept), version, moment, pause_s)
                     yield with_client(case, asker)
                     if board.before is None:

@@ -36,14 +36,14 @@ TROUBLES = (
     *(Trouble(f"{f.value}, at {share:.0%}", f, (share,)) for f in SWEPT for share in SHARES),
     *(Trouble(f"{f.value}, five times over", f, FIVE) for f in SWEPT),
     *(Trouble(f"{Fault.SILENCE.value}, at {s:.0%}", Fault.SILENCE, (s,)) for s in (0.1, 0.6)),
-    Trouble(f"{SLOW_BYTES_S // 1000} kB/s", rate_bytes_s=SLOW_BYTES_S),
-    Trouble("every packet is 300 ms late", delay_s=0.3),
     Trouble(
         f"{SLOW_BYTES_S // 1000} kB/s, and five resets",
         Fault.RESET,
         FIVE,
         rate_bytes_s=SLOW_BYTES_S,
     ),
+    Trouble(f"{SLOW_BYTES_S // 1000} kB/s", rate_bytes_s=SLOW_BYTES_S),
+    Trouble("every packet is 300 ms late", delay_s=0.3),
 )
 
 
@@ -55,6 +55,8 @@ def troubled(setting: Setting) -> Iterator[Case]:
         board.begin(board.sized("1.0.0", SIZE))
         with asking(board) as asker:
             for number, trouble in enumerate(chosen, start=2):
+                board.restart()
+                asker.forget()
                 yield with_client(_update(board, f"{number}.0.0", trouble), asker)
                 if board.before is None:
                     return
