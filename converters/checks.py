@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from converters.configs import ExportConfig, FinetuneConfig
 from converters.data import load_dataset
 from converters.export import require_optimum
 from converters.model import SUFFIXES
 from converters.quantize import quantizer_path
-from converters.recipe import ExportConfig, FinetuneConfig, QuantizeConfig, Recipe, load_recipe
+from converters.quantize.config import QuantizeConfig
+from converters.recipe import Recipe, load_recipe
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.profile import DeviceProfile
 

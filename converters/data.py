@@ -56,6 +56,7 @@ class Dataset:
     calibration: Rows
     test: Rows
     classes: tuple[str, ...]
+    unlabelled: Rows | None = None
 
     def targets(self, rows: Rows) -> list[int]:
         """The index in `classes` of each row's label."""
@@ -79,21 +80,24 @@ def load_dataset(config: DataConfig, task: str) -> Dataset:
     classes = _classes(train, test) if train else ()
     if train:
         _refuse_trained(train, test)
-    return Dataset(train, _without(calibration, test), test, classes)
+    unlabelled = None
+    if config.unlabelled:
+        unlabelled = _without(read_rows(config.unlabelled, config.text, None), test, "distillation")
+    return Dataset(train, _without(calibration, test, "calibration"), test, classes, unlabelled)
 
 
-def _without(calibration: Rows, test: Rows) -> Rows:
-    """The calibration rows whose text is not in the test set."""
+def _without(rows: Rows, test: Rows, use: str) -> Rows:
+    """The rows whose text is not in the test set; `use` says in a word what they are for."""
     seen = set(test.texts)
-    kept = tuple(text for text in calibration.texts if text not in seen)
-    shared = len(calibration) - len(kept)
-    if shared > MAX_SHARED * len(calibration):
+    kept = tuple(text for text in rows.texts if text not in seen)
+    shared = len(rows) - len(kept)
+    if shared > MAX_SHARED * len(rows):
         raise InputError(
-            f"data {calibration.path}: {shared} of {len(calibration)} calibration texts also "
-            f"stand in {test.path}; calibration must not see the evaluation set"
+            f"data {rows.path}: {shared} of {len(rows)} {use} texts also stand in {test.path}; "
+            f"{use} must not see the evaluation set"
         )
-    digest = hashlib.sha256(f"{calibration.sha256} without {test.sha256}".encode()).hexdigest()
-    return Rows(calibration.path, kept, None, digest if shared else calibration.sha256)
+    digest = hashlib.sha256(f"{rows.sha256} without {test.sha256}".encode()).hexdigest()
+    return Rows(rows.path, kept, None, digest if shared else rows.sha256)
 
 
 def _refuse_trained(train: Rows, test: Rows) -> None:

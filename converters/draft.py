@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from converters.cache import tool_versions
+from converters.configs import VerifyConfig
 from converters.model import Candidate, Evidence, Job, Model
 from converters.quiet import quiet
-from converters.recipe import VerifyConfig
 from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.files import FileEntry

@@ -17,14 +17,21 @@ from typing import Any
 import torch
 
 from converters.cache import tool_versions
+from converters.configs import FinetuneConfig
 from converters.data import Rows
 from converters.embed import embed_rows
 from converters.encoding import Encoded, collate, encode, load_tokenizer
 from converters.model import Job, Model
-from converters.network import HEAD_FILE, TextNetwork, load_encoder, load_head, new_head, save_head
+from converters.network import (
+    HEAD_FILE,
+    TextNetwork,
+    load_encoder,
+    load_head,
+    new_head,
+    save_encoder,
+    save_head,
+)
 from converters.ort import host_threads
-from converters.quiet import quiet
-from converters.recipe import FinetuneConfig
 from converters.source import files_digest
 from edge_runtime.fields import Json
 
@@ -132,8 +139,7 @@ def _train_all(
             loss = _step(network.head(pooled.float()), wanted, optimizer, schedule, history)
             advance(1, f"loss {loss.loss:.3f}, accuracy {loss.accuracy:.1%}")
     network.eval()
-    with quiet():
-        encoder.save_pretrained(out / "encoder")
+    save_encoder(encoder, out / "encoder")
     save_head(network.head, out)
     _write_history(out, points)
 

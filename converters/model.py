@@ -124,6 +124,12 @@ class Model:
     candidates: tuple[Candidate, ...] = ()
     verdict: Verdict | None = None
     bundle: Path | None = None
+    uncompressed: Model | None = None
+
+    @property
+    def original(self) -> Model:
+        """The model before it was compressed, whose answers are the reference; else this one."""
+        return self.uncompressed or self
 
     @property
     def output(self) -> str:

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from converters.anatomy import SHAPES_KEY, remember_shapes, reshape
 from converters.quiet import quiet
+from converters.source import files_digest
 from edge_runtime.errors import InputError
 
 HEAD_FILE = "head.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def mean_pool(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -77,6 +80,8 @@ def _load_encoder(folder: Path, dropout: bool) -> Any:
                 if name.endswith(("dropout", "dropout_prob")):
                     setattr(config, name, 0.0)
         extra = {"add_pooling_layer": False} if config.model_type in POOLERS else {}
+        if hasattr(config, SHAPES_KEY):
+            return _load_pruned(folder, config, extra)
         model, info = AutoModel.from_pretrained(
             folder,
             config=config,
@@ -86,6 +91,8 @@ def _load_encoder(folder: Path, dropout: bool) -> Any:
             output_loading_info=True,
             **extra,
         )
+    except InputError:
+        raise
     except Exception as reason:  # of the library, of its parsers, of torch: no common base
         first = (str(reason).strip().splitlines() or [type(reason).__name__])[0][:300]
         raise InputError(f"model {folder}: cannot be loaded ({first})") from None
@@ -95,6 +102,26 @@ def _load_encoder(folder: Path, dropout: bool) -> Any:
             f"model {folder}: {len(missing)} of its weights are missing, such as {missing[0]}"
         )
     return model.eval()
+
+
+def _load_pruned(folder: Path, config: Any, extra: dict[str, Any]) -> Any:
+    """An encoder whose layers have shapes of their own, which the library would refuse to load."""
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_config(config, attn_implementation="eager", **extra)
+    reshape(encoder)
+    found = encoder.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+    if found.missing_keys:
+        raise RuntimeError(f"{len(found.missing_keys)} weights such as {found.missing_keys[0]}")
+    return encoder.float().eval()
+
+
+def save_encoder(encoder: Any, folder: Path) -> str:
+    """Write configuration and weights so that `load_encoder` finds the same; returns the digest."""
+    remember_shapes(encoder)
+    with quiet():
+        encoder.save_pretrained(folder)
+    return files_digest([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
 
 
 POOLERS = ("bert", "roberta", "xlm-roberta", "camembert")

@@ -12,10 +12,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from converters.configs import PackageConfig
 from converters.draft import write_bundle
 from converters.model import Job, Model
 from converters.quiet import quiet
-from converters.recipe import PackageConfig
 from edge_runtime.bundle.archive import FolderReader, open_bundle, pack
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME

@@ -16,28 +16,22 @@ from typing import Any, TypeAlias
 
 from converters.cache import Cache, tool_versions
 from converters.checks import check_continued, check_engines, check_output
+from converters.configs import FinetuneConfig
 from converters.data import Dataset, load_dataset
+from converters.distil.config import DistilConfig
 from converters.interrupt import stop_if_interrupted
 from converters.model import Artifact, Job, Model
+from converters.passes import KINDS, PassConfig, kind_of, pass_words
 from converters.progress import Progress
 from converters.quiet import quiet
-from converters.recipe import FinetuneConfig, PassConfig, Recipe, load_recipe
+from converters.recipe import Recipe, load_recipe
 from converters.source import load_source
-from converters.words import pass_words
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
 
 Pass: TypeAlias = Callable[[Model, Any, Job], tuple[Model, dict[str, Json]]]
 
-PASSES: Mapping[str, str] = {
-    "FinetuneConfig": "converters.finetune:finetune",
-    "ExportConfig": "converters.steps:export",
-    "FuseConfig": "converters.steps:fuse",
-    "QuantizeConfig": "converters.steps:quantize",
-    "VerifyConfig": "converters.verify:verify",
-    "PackageConfig": "converters.package:package",
-}
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -91,10 +85,12 @@ def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
     figures: dict[str, Mapping[str, Json]] = {}
     seconds: dict[str, float] = {}
     for config in passes:
-        name = type(config).__name__.removesuffix("Config").lower()
+        name = _title(kind_of(config), figures)
         started = time.monotonic()
-        if isinstance(config, FinetuneConfig) and config.continue_from:
-            model = _continued(model, config, job)
+        if isinstance(config, FinetuneConfig):
+            model = _continued(model, config, job) if config.continue_from else model
+        elif model.uncompressed is None:
+            model = replace(model, uncompressed=model)
         model, figures[name] = find_pass(config)(model, config, job)
         stop_if_interrupted()
         seconds[name] = round(time.monotonic() - started, 2)
@@ -102,9 +98,15 @@ def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
     return Conversion(job.recipe, job.profile, model, figures, seconds, job.quick)
 
 
+def _title(kind: str, figures: Mapping[str, object]) -> str:
+    """The name that a pass's figures get: its kind, numbered from the second of it on."""
+    number = 1 + sum(title.partition(" ")[0] == kind for title in figures)
+    return kind if number == 1 else f"{kind} {number}"
+
+
 def find_pass(config: PassConfig) -> Pass:
-    """The function that `PASSES` names for `config`."""
-    module, _, name = PASSES[type(config).__name__].partition(":")
+    """The function that `KINDS` names for `config`."""
+    module, _, name = KINDS[kind_of(config)].run.partition(":")
     with quiet():  # toolchains find fault with each other when they are imported
         found: Pass = getattr(importlib.import_module(module), name)
     return found
@@ -141,7 +143,12 @@ def _longest(recipe: Recipe) -> int:
     training = recipe.config(FinetuneConfig)
     if training is not None and training.continue_from is not None:
         return max(recipe.data.max_length, _longest(load_recipe(training.continue_from)))
-    return max(recipe.data.max_length, training.max_length if training else 0)
+    trained = [
+        config.max_length
+        for config in recipe.passes
+        if isinstance(config, (FinetuneConfig, DistilConfig))
+    ]
+    return max(recipe.data.max_length, *trained, 0)
 
 
 def _continued(model: Model, config: FinetuneConfig, job: Job) -> Model:

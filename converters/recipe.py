@@ -10,11 +10,13 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
+from converters.configs import path_field
+from converters.passes import KINDS, STAGES, PassConfig, kind_of
 from edge_runtime.bundle.manifest import CREATED, NAME, VERSION
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Fields
@@ -22,7 +24,6 @@ from edge_runtime.profile import load_toml
 
 MAX_RECIPE_BYTES = 256 << 10
 TASKS = ("text-classification", "embedding")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,80 +41,13 @@ class DataConfig:
     train: Path | None
     calibration: Path | None
     test: Path | None
+    unlabelled: Path | None
     text: str
     label: str
     max_length: int
 
 
-@dataclass(frozen=True, slots=True)
-class FinetuneConfig:
-    """Training of encoder and head, or of the head alone on the encoder of another recipe.
-
-    Lengths are in tokens. `quick_rows` replaces `rows` in quick mode; 0 means all rows.
-    """
-
-    epochs: int
-    lr: float
-    head_lr: float
-    batch: int
-    max_length: int
-    rows: int
-    quick_rows: int
-    freeze_backbone: bool
-    freeze_embeddings: bool
-    continue_from: Path | None
-    precision: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExportConfig:
-    """`exporter` is "torch" or "optimum" (an extra of its own)."""
-
-    opset: int
-    exporter: str
-
-
-@dataclass(frozen=True, slots=True)
-class FuseConfig:
-    """Fused operators for ONNX Runtime; no choices."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizeConfig:
-    """Recipes by engine where the profile's are not wanted; empty: the profile's."""
-
-    recipes: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyConfig:
-    """What a variant must reach to be packed, and how much is measured.
-
-    Fractions are 0..1; `quick_rows` bounds the test rows in quick mode. Float variants that are
-    not packed are judged on `float_rows` rows, because they only prove that the export is right;
-    0 means all.
-    """
-
-    max_accuracy_drop: float
-    min_agreement: float
-    min_cosine: float
-    golden_cases: int
-    latency_runs: int
-    quick_rows: int
-    float_rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class PackageConfig:
-    """`keep_float` packs the float variants too, behind the quantized ones."""
-
-    keep_float: bool
-
-
 ConfigT = TypeVar("ConfigT")
-PassConfig: TypeAlias = (
-    FinetuneConfig | ExportConfig | FuseConfig | QuantizeConfig | VerifyConfig | PackageConfig
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +134,10 @@ def _formed(f: Fields, faults: list[str], key: str) -> str:
 
 def _data(f: Fields, folder: Path, task: str) -> DataConfig:
     config = DataConfig(
-        train=_path(f, "train", folder),
-        calibration=_path(f, "calibration", folder),
-        test=_path(f, "test", folder),
+        train=path_field(f, "train", folder),
+        calibration=path_field(f, "calibration", folder),
+        test=path_field(f, "test", folder),
+        unlabelled=path_field(f, "unlabelled", folder),
         text=f.text("text", "text"),
         label=f.text("label", "label"),
         max_length=f.integer("max_length", 128, low=8, high=512),
@@ -218,7 +153,7 @@ def _data(f: Fields, folder: Path, task: str) -> DataConfig:
     for name, value in wanted.items():
         if value is None:
             f.fault(f"{f.where}: {name} is missing, expected a .jsonl or .jsonl.xz file")
-    for name in ("calibration", "train"):
+    for name in ("calibration", "train", "unlabelled"):
         path = getattr(config, name)
         if path and path == config.test:
             f.fault(f"{f.where}: {name} and test are the same file; a figure would flatter itself")
@@ -226,104 +161,34 @@ def _data(f: Fields, folder: Path, task: str) -> DataConfig:
     return config
 
 
-def _path(f: Fields, key: str, folder: Path) -> Path | None:
-    if not f.present(key):
-        return None
-    text: str = f.text(key, max_len=1024)
-    return Path(os.path.normpath(folder / text))
-
-
 def _passes(f: Fields, folder: Path) -> list[PassConfig]:
     """The configured passes in the file's order; a fault for each unknown kind."""
     configs: list[PassConfig] = []
     for one in f.objects("pass", max_items=32, min_items=1):
-        kind = one.choice("kind", tuple(PARSERS))
-        if kind in PARSERS:
-            configs.append(PARSERS[kind](one, folder))
+        kind = one.choice("kind", tuple(KINDS))
+        if kind in KINDS:
+            configs.append(KINDS[kind].parse(one, folder))
             _refuse_unknown(one)
     return configs
 
 
-def _finetune(f: Fields, folder: Path) -> FinetuneConfig:
-    config = FinetuneConfig(
-        epochs=f.integer("epochs", 1, low=1, high=1000),
-        lr=f.number("lr", 1e-4, low=0, high=1),
-        head_lr=f.number("head_lr", 2e-3, low=0, high=10),
-        batch=f.integer("batch", 32, low=1, high=4096),
-        max_length=f.integer("max_length", 128, low=8, high=512),
-        rows=f.integer("rows", 0),
-        quick_rows=f.integer("quick_rows", 1200),
-        freeze_backbone=f.boolean("freeze_backbone", False),
-        freeze_embeddings=f.boolean("freeze_embeddings", True),
-        continue_from=_path(f, "continue_from", folder),
-        precision=f.choice("precision", PRECISIONS, "auto"),
-    )
-    if config.freeze_backbone and config.continue_from is None:
-        f.fault(
-            f"{f.where}: freeze_backbone needs continue_from, the recipe whose backbone is kept"
-        )
-    if config.continue_from and not config.freeze_backbone:
-        f.fault(f"{f.where}: continue_from needs freeze_backbone = true; only the head goes on")
-    return config
-
-
-def _export(f: Fields, folder: Path) -> ExportConfig:
-    return ExportConfig(
-        opset=f.integer("opset", 17, low=14, high=20),
-        exporter=f.choice("exporter", ("torch", "optimum"), "torch"),
-    )
-
-
-def _fuse(f: Fields, folder: Path) -> FuseConfig:
-    return FuseConfig()
-
-
-def _quantize(f: Fields, folder: Path) -> QuantizeConfig:
-    recipes = f.object("recipes", {})
-    names = f.mapping("recipes", {})
-    return QuantizeConfig({engine: recipes.text(engine) for engine in names})
-
-
-def _verify(f: Fields, folder: Path) -> VerifyConfig:
-    return VerifyConfig(
-        max_accuracy_drop=f.number("max_accuracy_drop", 0.01, low=0, high=1),
-        min_agreement=f.number("min_agreement", 0.97, low=0, high=1),
-        min_cosine=f.number("min_cosine", 0.95, low=-1, high=1),
-        golden_cases=f.integer("golden_cases", 8, low=1, high=64),
-        latency_runs=f.integer("latency_runs", 40, low=1, high=10_000),
-        quick_rows=f.integer("quick_rows", 600, low=1),
-        float_rows=f.integer("float_rows", 500),
-    )
-
-
-def _package(f: Fields, folder: Path) -> PackageConfig:
-    return PackageConfig(keep_float=f.boolean("keep_float", False))
-
-
-PARSERS: Mapping[str, Callable[[Fields, Path], PassConfig]] = {
-    "finetune": _finetune,
-    "export": _export,
-    "fuse": _fuse,
-    "quantize": _quantize,
-    "verify": _verify,
-    "package": _package,
-}
-"""Kinds of passes, in the order in which they may stand."""
-
-ORDER = (
-    FinetuneConfig, ExportConfig, FuseConfig, QuantizeConfig, VerifyConfig, PackageConfig,
-)  # fmt: skip
-NEEDED = {ExportConfig: "export", VerifyConfig: "verify", PackageConfig: "package"}
-
-
 def _check_order(recipe: Recipe, f: Fields) -> None:
-    """Each kind once, in the order of `ORDER`, with what nothing can do without."""
-    places = [ORDER.index(type(config)) for config in recipe.passes]
-    if places != sorted(set(places)):
-        f.fault(f"{f.where}: passes must stand once each, in the order {', '.join(PARSERS)}")
-    present = {type(config) for config in recipe.passes}
-    missing = [name for kind, name in NEEDED.items() if kind not in present]
-    if recipe.task == "text-classification" and FinetuneConfig not in present:
+    """Stages in the order of `STAGES`, with what nothing can do without.
+
+    Only what changes weights may be repeated; fine-tuning makes what the others compress.
+    """
+    kinds = [kind_of(config) for config in recipe.passes]
+    stages = [STAGES.index(KINDS[kind].stage) for kind in kinds]
+    once = [stage for stage in stages if STAGES[stage] != "weights"]
+    if stages != sorted(stages) or len(once) != len(set(once)):
+        f.fault(
+            f"{f.where}: passes must stand in the order {', '.join(KINDS)}; only vocabulary, prune "
+            "and distil may be repeated, in any order among themselves"
+        )
+    if "finetune" in kinds[1:]:
+        f.fault(f"{f.where}: finetune must be the first pass, and the only one of its kind")
+    missing = [name for name, kind in KINDS.items() if kind.needed and name not in kinds]
+    if recipe.task == "text-classification" and "finetune" not in kinds:
         missing.insert(0, "finetune")
     if missing and recipe.passes:
         f.fault(f"{f.where}: the passes {', '.join(missing)} are missing")

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from converters.cache import tool_versions
+from converters.configs import ExportConfig, FuseConfig
 from converters.encoding import encode, load_tokenizer
 from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model
 from converters.quantize import quantizer
-from converters.recipe import ExportConfig, FuseConfig, QuantizeConfig
+from converters.quantize.config import QuantizeConfig
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.fields import Json
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from converters.answers import ENGINES, answer_all
 from converters.cache import tool_versions
+from converters.configs import PackageConfig, VerifyConfig
 from converters.data import Rows
 from converters.draft import open_candidates, write_bundle
 from converters.embed import embed_rows
@@ -32,7 +33,6 @@ from converters.latency import interleaved_p50
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
 from converters.quiet import quiet
-from converters.recipe import PackageConfig, VerifyConfig
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 
@@ -94,7 +94,8 @@ def _asked(
 
 
 def _reference(model: Model, rows: Rows, job: Job) -> FloatArray:
-    """The float network's output for each row: its embedding, through its head where it has one."""
+    """The original's output for each row: its embedding, through its head where it has one."""
+    model = model.original
     embeddings = embed_rows(model, rows, job)
     if model.head is None:
         return embeddings

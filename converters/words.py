@@ -1,8 +1,11 @@
-"""What a pass did, in one line for people; the progress and the report say the same."""
+"""What a pass did, in one line for people; the progress and the report say the same.
+
+One function a pass, named like it; each takes the figures that the pass returned.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from edge_runtime.text import size
@@ -10,12 +13,8 @@ from edge_runtime.text import size
 Figures = Mapping[str, Any]
 
 
-def pass_words(name: str, figures: Figures) -> str:
-    """The figures that pass `name` returned, as words; empty for a pass that is not known."""
-    return WORDS[name](figures) if name in WORDS else ""
-
-
-def _finetune(figures: Figures) -> str:
+def finetune(figures: Figures) -> str:
+    """The finetune pass."""
     history = figures["history"]
     epochs = figures["epochs"]
     words = [
@@ -28,16 +27,19 @@ def _finetune(figures: Figures) -> str:
     return ", ".join([*words, *(["from the cache"] if figures["cached"] else [])])
 
 
-def _export(figures: Figures) -> str:
+def export(figures: Figures) -> str:
+    """The export pass."""
     return ", ".join(f"{one} {size(count)}" for one, count in figures["size_bytes"].items())
 
 
-def _fuse(figures: Figures) -> str:
+def fuse(figures: Figures) -> str:
+    """The fuse pass."""
     counts = figures["fused_operators"]
     return ", ".join(f"{count} {operator}" for operator, count in counts.items()) or "nothing"
 
 
-def _quantize(figures: Figures) -> str:
+def quantize(figures: Figures) -> str:
+    """The quantize pass."""
     return "; ".join(f"{one}: {_notes(notes)}" for one, notes in figures.items())
 
 
@@ -51,26 +53,18 @@ def _notes(notes: Figures) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in notes.items())
 
 
-def _verify(figures: Figures) -> str:
+def verify(figures: Figures) -> str:
+    """The verify pass."""
     variants = figures["verdict"]["variants"]
     refused = sum(1 for one in variants if one["refused"])
     words = f"{len(variants)} variants on {figures['rows']:,} rows"
     return f"{words}, {refused} refused" if refused else words
 
 
-def _package(figures: Figures) -> str:
+def package(figures: Figures) -> str:
+    """The package pass."""
     return f"{', '.join(figures['variants'])}; {size(figures['size_bytes'])}"
 
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-WORDS: Mapping[str, Callable[[Figures], str]] = {
-    "finetune": _finetune,
-    "export": _export,
-    "fuse": _fuse,
-    "quantize": _quantize,
-    "verify": _verify,
-    "package": _package,
-}

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from converters.cache import tool_versions
+from converters.configs import VerifyConfig
 from converters.draft import TOOLS
 from converters.model import Candidate, Evidence
+from converters.passes import pass_words
 from converters.pipeline import Conversion
-from converters.recipe import VerifyConfig
 from converters.report import plots
 from converters.report.figures import baseline, measured, share, state
 from converters.report.plots import Series
-from converters.words import pass_words
 from edge_runtime.text import size
 
 TEMPLATE = "page.html.j2"

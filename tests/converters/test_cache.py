@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from converters.cache import Cache, default_folder, own_source
-from converters.recipe import ExportConfig
+from converters.configs import ExportConfig
 from edge_runtime.errors import DeviceError
 
 

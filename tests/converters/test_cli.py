@@ -173,7 +173,7 @@ BAD = {
     "a wrong order": (
         recipe(passes="".join(f'[[pass]]\nkind = "{kind}"\n' for kind in
                               ("export", "finetune", "verify", "package"))),
-        "in the order finetune, export",
+        "in the order finetune, vocabulary",
     ),
     "no recipe": (lambda shop: (shop / "recipe.toml").unlink(), "recipe.toml: cannot be read"),
     "no training data": (lambda shop: (shop / "train.jsonl").unlink(), "train.jsonl: cannot be"),

@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> DataConfig:
         rows = [{"text": f"{name} {n}", "label": "ab"[n % 2]} for n in range(count)]
         (tmp_path / f"{name}.jsonl").write_text(as_lines(rows))
     paths = {name: tmp_path / f"{name}.jsonl" for name in names}
-    return DataConfig(**paths, text="text", label="label", max_length=16)
+    return DataConfig(**paths, unlabelled=None, text="text", label="label", max_length=16)
 
 
 def written(path: Path, content: bytes | str) -> Path:
@@ -35,7 +35,7 @@ def written(path: Path, content: bytes | str) -> Path:
 def test_the_small_data_holds_its_classes_in_order(workshop: Path) -> None:
     config = DataConfig(
         workshop / "train.jsonl", workshop / "calibration.jsonl", workshop / "test.jsonl.xz",
-        "text", "label", 48,
+        None, "text", "label", 48,
     )  # fmt: skip
     data = load_dataset(config, TASK)
     assert data.classes == CLASSES

@@ -9,12 +9,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from converters.cache import Cache
+from converters.configs import FinetuneConfig
 from converters.data import load_dataset
 from converters.finetune import finetune
 from converters.model import Artifact, Job, Model
 from converters.pipeline import Conversion
 from converters.progress import Silent
-from converters.recipe import FinetuneConfig, load_recipe
+from converters.recipe import load_recipe
 from converters.source import load_source
 from edge_runtime.profile import DeviceProfile
 

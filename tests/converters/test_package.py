@@ -9,12 +9,12 @@ import pytest
 
 import edge_runtime
 from converters.cache import Cache
+from converters.configs import PackageConfig
 from converters.data import load_dataset
 from converters.model import Job
 from converters.package import open_verified, package, self_tests
 from converters.pipeline import Conversion, Options, convert
 from converters.progress import Silent
-from converters.recipe import PackageConfig
 from edge_runtime.bundle.files import FileEntry
 from edge_runtime.errors import DeviceError
 from edge_runtime.inference.tasks.results import Classification, Embedding

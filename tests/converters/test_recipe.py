@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.recipe import ExportConfig, FinetuneConfig, VerifyConfig, load_recipe, parse_recipe
+from converters.configs import ExportConfig, FinetuneConfig, VerifyConfig
+from converters.passes import kind_of
+from converters.recipe import load_recipe, parse_recipe
 from edge_runtime.errors import InputError
 from tests.converters.small import EXAMPLE, recipe_text
 
@@ -72,7 +74,7 @@ def test_every_fault_is_told_in_one_go() -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"passes": '[[pass]]\nkind = "prune_everything"\n'}, "expected one of finetune, export"),
+        ({"passes": '[[pass]]\nkind = "prune_everything"\n'}, "expected one of finetune, "),
         ({"passes": "", "pass": "3"}, "pass must be a list"),
         ({"passes": ""}, "pass is missing"),
         ({"data": {"test": '"calibration.jsonl"'}}, "the same file"),
@@ -100,12 +102,24 @@ def test_a_fault_is_named(changed: dict[str, str], says: str) -> None:
 def test_passes_stand_once_each_and_in_order() -> None:
     kinds = ["export", "finetune", "verify", "package"]
     swapped = "".join(f'[[pass]]\nkind = "{kind}"\n' for kind in kinds)
-    assert "in the order finetune, export, fuse" in refusal(recipe_text(passes=swapped))
+    assert "in the order finetune, vocabulary" in refusal(recipe_text(passes=swapped))
     twice = "".join(
         f'[[pass]]\nkind = "{kind}"\n'
         for kind in ("finetune", "export", "export", "verify", "package")
     )
-    assert "once each" in refusal(recipe_text(passes=twice))
+    assert "may be repeated" in refusal(recipe_text(passes=twice))
+    late = "".join(
+        f'[[pass]]\nkind = "{kind}"\n'
+        for kind in ("distil", "finetune", "export", "verify", "package")
+    )
+    assert "finetune must be the first pass" in refusal(recipe_text(passes=late))
+
+
+def test_what_changes_weights_may_be_repeated() -> None:
+    kinds = ["finetune", "distil", "vocabulary", "distil", "export", "verify", "package"]
+    passes = "".join(f'[[pass]]\nkind = "{kind}"\n' for kind in kinds)
+    recipe = parse_recipe(recipe_text(passes=passes).encode(), Path("recipe.toml"))
+    assert [kind_of(config) for config in recipe.passes] == kinds
 
 
 def test_passes_that_nothing_can_do_without_are_missed() -> None:

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 
 from converters.cache import Cache
+from converters.configs import PackageConfig, VerifyConfig
 from converters.data import load_dataset
 from converters.model import Artifact, Candidate, Evidence, Job, Model
 from converters.pipeline import Conversion
 from converters.progress import Silent
-from converters.recipe import PackageConfig, VerifyConfig
 from converters.verify import _refusal, verify
 from edge_runtime.errors import InputError
 from edge_runtime.profile import DeviceProfile

@@ -1,0 +1,1 @@
+"""Trim a tokenizer and its embedding, together, to the words of a domain."""
