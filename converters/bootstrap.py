@@ -1,0 +1,110 @@
+"""Is a difference between two models real? A paired bootstrap over the same rows. Pure.
+
+Both models answered the same rows, so rows are drawn with replacement and the difference of the
+metric is taken on each draw: what makes a row hard is hard for both, and cancels.
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 16; for its use here
+Koehn, "Statistical Significance Tests for Machine Translation Evaluation", 2004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.metrics import FloatArray, Metric, Targets
+
+DRAWS = 2000
+POOLED_DRAWS = 300
+"""Draws of a metric that has to be computed anew for each."""
+BLOCK = 100
+"""Draws that are held in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Of a metric, candidate minus baseline, with its 95 % interval over the draws.
+
+    `worse` is the share of draws in which the candidate is below the baseline, 0..1: near 1 it is
+    worse for real, near 0 it is better for real.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    worse: float
+    n: int
+
+    @property
+    def no_worse(self) -> bool:
+        """Whether 0 or more is inside or below the interval: the data do not show a loss."""
+        return self.interval[1] >= 0
+
+
+def paired(
+    metric: Metric,
+    candidate: FloatArray,
+    baseline: FloatArray,
+    reference: FloatArray,
+    targets: Targets,
+    *,
+    seed: int = 0,
+) -> Difference:
+    """Compare two models' answers, each (rows, width), on the same rows."""
+    value = metric.value(candidate, reference, targets) - metric.value(baseline, reference, targets)
+    scores = metric.scores(candidate, reference, targets)
+    others = metric.scores(baseline, reference, targets)
+    n = len(candidate)
+    if scores is not None and others is not None:
+        return _of(value, scores - others, n, seed)
+
+    def once(rows: npt.NDArray[np.int64]) -> float:
+        wanted = None if targets is None else targets[rows]
+        return metric.value(candidate[rows], reference[rows], wanted) - metric.value(
+            baseline[rows], reference[rows], wanted
+        )
+
+    return _summary(value, _pooled(once, n, seed), n)
+
+
+def paired_scores(candidate: FloatArray, baseline: FloatArray, *, seed: int = 0) -> Difference:
+    """The same from a score for each row, both (rows,)."""
+    gaps = candidate.astype(np.float32) - baseline.astype(np.float32)
+    return _of(float(gaps.mean()), gaps, len(gaps), seed)
+
+
+def interval(scores: FloatArray, *, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of `scores`, (rows,)."""
+    low, high = np.percentile(_means(scores, seed), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _of(value: float, gaps: FloatArray, n: int, seed: int) -> Difference:
+    return _summary(value, _means(gaps, seed), n)
+
+
+def _means(scores: FloatArray, seed: int) -> npt.NDArray[np.float64]:
+    """Means of `DRAWS` samples with replacement."""
+    generator = np.random.default_rng(seed)
+    n = len(scores)
+    blocks = [
+        scores[generator.integers(0, n, size=(BLOCK, n))].mean(axis=1, dtype=np.float64)
+        for _ in range(DRAWS // BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
+def _pooled(
+    once: Callable[[npt.NDArray[np.int64]], float], n: int, seed: int
+) -> npt.NDArray[np.float64]:
+    generator = np.random.default_rng(seed)
+    return np.array([once(generator.integers(0, n, size=n)) for _ in range(POOLED_DRAWS)])
+
+
+def _summary(value: float, draws: npt.NDArray[np.float64], n: int) -> Difference:
+    low, high = np.percentile(draws, (2.5, 97.5))
+    # A draw without a difference is half of each.
+    worse = float((draws < 0).mean() + (draws == 0).mean() / 2)
+    return Difference(value, (float(low), float(high)), worse, n)

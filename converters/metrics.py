@@ -1,0 +1,248 @@
+"""How good answers are: one visible table of metrics, and a function of the user's own.
+
+A metric takes `answers` and `reference`, float32 of shape (rows, width), the original model's
+outputs for the same rows, and `targets`, what the labels say, or None without labels. It returns a
+score for each row, whose mean is the figure, or one figure for all rows together. Higher is better,
+always: an error is told as its negative. Pure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import InputError
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Targets: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.float32] | None"
+Measure: TypeAlias = Callable[[FloatArray, FloatArray, Targets], Any]
+NEIGHBOURS = 10
+BLOCK = 512
+"""Rows whose similarities with all others are held in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A named measure. `labelled` metrics need targets; `shown` is "percent" or "number"."""
+
+    name: str
+    measure: Measure
+    labelled: bool
+    shown: str = "percent"
+
+    def value(self, answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+        """The figure: the mean where `measure` scores rows.
+
+        Raises:
+            InputError: it needs labels and there are none; a user's function returns no number, or
+                raises.
+        """
+        return float(np.mean(self._measured(answers, reference, targets)))
+
+    def scores(
+        self, answers: FloatArray, reference: FloatArray, targets: Targets
+    ) -> FloatArray | None:
+        """A score for each row, shape (rows,), or None where rows have none of their own."""
+        found = self._measured(answers, reference, targets)
+        return found if found.shape == (len(answers),) else None
+
+    def _measured(self, answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:
+        if self.labelled and targets is None:
+            raise InputError(f"metric {self.name}: needs labels, the rows have none")
+        if self.name in METRICS:
+            return np.asarray(self.measure(answers, reference, targets), dtype=np.float32)
+        try:
+            found = np.asarray(self.measure(answers, reference, targets), dtype=np.float32)
+        except Exception as reason:  # a stranger's code raises what it likes
+            first = (str(reason).strip().splitlines() or [""])[0][:200]
+            raise InputError(f"metric {self.name}: {type(reason).__name__}: {first}") from None
+        if found.shape not in ((), (len(answers),)) or not np.isfinite(found).all():
+            raise InputError(
+                f"metric {self.name}: returned {_told(found)}, expected a finite number or one for "
+                f"each of the {len(answers)} rows"
+            )
+        return found
+
+
+def _told(found: FloatArray) -> str:
+    return f"{found}" if found.shape == () else f"an array of shape {list(found.shape)}"
+
+
+def accuracy(answers: FloatArray, reference: FloatArray, targets: Targets) -> Any:
+    """1 where the largest logit is the label's, (rows,)."""
+    return answers.argmax(axis=1) == targets
+
+
+def agreement(answers: FloatArray, reference: FloatArray, targets: Targets) -> Any:
+    """1 where the largest logit is the reference's, (rows,)."""
+    return answers.argmax(axis=1) == reference.argmax(axis=1)
+
+
+def macro_f1(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Mean over the classes that occur of the harmonic mean of precision and recall."""
+    found = answers.argmax(axis=1)
+    return _f1_of_classes(found, np.asarray(targets))
+
+
+def _f1_of_classes(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
+    scores = []
+    for label in np.union1d(found, wanted):
+        both = int(((found == label) & (wanted == label)).sum())
+        scores.append(2 * both / (int((found == label).sum()) + int((wanted == label).sum())))
+    return float(np.mean(scores))
+
+
+def cosine(answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:
+    """Cosine of each row with the reference's, (rows,); 0 where a row is not finite."""
+    finite = np.isfinite(answers).all(axis=1, keepdims=True)
+    answers = np.where(finite, answers, np.float32(0))
+    products = (answers * reference).sum(axis=1)
+    norms = np.linalg.norm(answers, axis=1) * np.linalg.norm(reference, axis=1)
+    found: FloatArray = (products / np.maximum(norms, 1e-12)).astype(np.float32)
+    return found
+
+
+def recall(answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:
+    """Share of each row's 10 nearest rows that are among the reference's 10 nearest, (rows,).
+
+    Nearest by cosine among all other rows, which are answered by the same model: it is what a
+    search engine built on the compressed model would find of what the original finds.
+    """
+    near = min(NEIGHBOURS, len(answers) - 1)
+    if near < 1:
+        return np.ones(len(answers), dtype=np.float32)
+    found, wanted = nearest(answers, near), nearest(reference, near)
+    shares = [
+        len(set(a) & set(b)) / near for a, b in zip(found.tolist(), wanted.tolist(), strict=True)
+    ]
+    return np.asarray(shares, dtype=np.float32)
+
+
+def nearest(vectors: FloatArray, count: int) -> npt.NDArray[np.int64]:
+    """Indexes of the `count` other rows with the largest cosine, (rows, count), in no order."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = np.nan_to_num(vectors / np.maximum(norms, 1e-12))
+    found = np.empty((len(units), count), dtype=np.int64)
+    for start in range(0, len(units), BLOCK):
+        close = units[start : start + BLOCK] @ units.T
+        rows = np.arange(len(close))
+        close[rows, start + rows] = -np.inf
+        found[start : start + BLOCK] = np.argpartition(-close, count - 1, axis=1)[:, :count]
+    return found
+
+
+def token_accuracy(answers: FloatArray, reference: FloatArray, targets: Targets) -> Any:
+    """1 where a token's largest logit is its label's; a row is a token, label −100 is left out."""
+    wanted = np.asarray(targets)
+    counted = wanted != IGNORED
+    return float((answers.argmax(axis=1) == wanted)[counted].mean()) if counted.any() else 0.0
+
+
+def token_f1(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Micro F1 over tokens of every class but 0, the outside; a row is a token, −100 left out.
+
+    Class 0 is what most tokens are, and being right about it is no merit.
+    """
+    wanted, found = np.asarray(targets), answers.argmax(axis=1)
+    wanted, found = wanted[wanted != IGNORED], found[wanted != IGNORED]
+    both = int(((found == wanted) & (wanted != 0)).sum())
+    total = int((found != 0).sum()) + int((wanted != 0).sum())
+    return 2 * both / total if total else 1.0
+
+
+def negative_mae(answers: FloatArray, reference: FloatArray, targets: Targets) -> Any:
+    """Minus the absolute error of each row's first output, (rows,), in the target's unit."""
+    return -np.abs(answers[:, 0] - np.asarray(targets, dtype=np.float32))
+
+
+def negative_rmse(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Minus the root mean square error of the first output, in the target's unit."""
+    error = answers[:, 0] - np.asarray(targets, dtype=np.float32)
+    return -float(np.sqrt(np.mean(np.square(error, dtype=np.float64))))
+
+
+def r2(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Coefficient of determination of the first output; 0 is as good as the targets' mean."""
+    wanted = np.asarray(targets, dtype=np.float64)
+    rest = float(np.square(wanted - answers[:, 0]).sum())
+    spread = float(np.square(wanted - wanted.mean()).sum())
+    return 1 - rest / spread if spread else 0.0
+
+
+def spearman(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Rank correlation of the first output with the targets, ties by their mean rank."""
+    ranks = [_ranks(one) for one in (answers[:, 0], np.asarray(targets))]
+    a, b = (one - one.mean() for one in ranks)
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm else 0.0
+
+
+def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: npt.NDArray[np.float64] = (ends - (counts - 1) / 2)[places]
+    return means
+
+
+IGNORED = -100
+"""The label of a token that does not count, as in transformers."""
+METRICS: Mapping[str, Metric] = {
+    one.name: one
+    for one in (
+        Metric("accuracy", accuracy, labelled=True),
+        Metric("macro-f1", macro_f1, labelled=True),
+        Metric("agreement", agreement, labelled=False),
+        Metric("cosine", cosine, labelled=False, shown="number"),
+        Metric("recall@10", recall, labelled=False),
+        Metric("token-accuracy", token_accuracy, labelled=True),
+        Metric("token-f1", token_f1, labelled=True),
+        Metric("mae", negative_mae, labelled=True, shown="number"),
+        Metric("rmse", negative_rmse, labelled=True, shown="number"),
+        Metric("r2", r2, labelled=True, shown="number"),
+        Metric("spearman", spearman, labelled=True, shown="number"),
+    )
+}
+USUAL: Mapping[str, str] = {"text-classification": "accuracy", "embedding": "cosine"}
+"""Task → the metric that it is judged by where a recipe names none."""
+
+
+def find_metric(name: str, *, base: Path) -> Metric:
+    """A metric of the table, or a user's own: `file.py:function`, relative to `base`.
+
+    The function takes (answers, reference, targets) as described above. It is code of the person
+    who converts, run on the host; nothing of it goes into the bundle.
+
+    Raises:
+        InputError: no such metric, file or function.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    file, colon, function = name.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise InputError(
+            f"metric {name!r}: expected one of {', '.join(METRICS)}, or a function of yours as "
+            "file.py:function"
+        )
+    return Metric(name, _load(base / file, function, name), labelled=False, shown="number")
+
+
+def _load(path: Path, function: str, name: str) -> Measure:
+    spec = importlib.util.spec_from_file_location("edge_user_metric", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(f"metric {name!r}: there is no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as reason:  # a stranger's code raises what it likes
+        raise InputError(f"metric {name!r}: {path} cannot be imported ({reason})") from None
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise InputError(f"metric {name!r}: {path} has no function {function!r}")
+    measure: Measure = found
+    return measure
