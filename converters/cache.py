@@ -92,6 +92,14 @@ class Cache:
         """Whether `folder` would return at once."""
         return (self._entry(stage, parts)[1] / MARK).is_file()
 
+    def unfinished(self, stage: str, parts: dict[str, object]) -> Path:
+        """A path beside the entry, for what an interrupted `make` will want to go on from.
+
+        Whoever puts something there removes it when the entry is whole.
+        """
+        _, entry = self._entry(stage, parts)
+        return entry.parent / f".{entry.name}.unfinished"
+
     def _entry(self, stage: str, parts: dict[str, object]) -> tuple[str, Path]:
         """What the key is made of, and the entry's folder."""
         described = json.dumps(parts, sort_keys=True, default=_plain)

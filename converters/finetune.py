@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from converters.cache import tool_versions
 from converters.configs import FinetuneConfig
 from converters.data import Rows
 from converters.embed import embed_rows
-from converters.encoding import Encoded, collate, encode, load_tokenizer
+from converters.encoding import collate, encode, load_tokenizer
 from converters.model import Job, Model
 from converters.network import (
     HEAD_FILE,
@@ -31,11 +31,16 @@ from converters.network import (
     save_encoder,
     save_head,
 )
-from converters.ort import host_threads
 from converters.source import files_digest
+from converters.training import (
+    length_batches,
+    make_optimizer,
+    seed_torch,
+    steps_of,
+    training_precision,
+)
 from edge_runtime.fields import Json
 
-WARM_UP_STEPS = 10
 HISTORY = "history.json"
 SHOWN_STEPS = 20
 """The loss and accuracy that are shown are means over this many steps."""
@@ -53,7 +58,7 @@ class Point:
 def finetune(model: Model, config: FinetuneConfig, job: Job) -> tuple[Model, dict[str, Json]]:
     """The pass. A head-only pass needs `model` to hold the encoder and head it goes on from."""
     rows = _rows(config, job)
-    precision = "float32" if config.freeze_backbone else _precision(config.precision)
+    precision = "float32" if config.freeze_backbone else training_precision(config.precision)
     parts: dict[str, object] = {
         "encoder": model.encoder_sha256,
         "head": model.head_sha256(),
@@ -97,19 +102,11 @@ def _rows(config: FinetuneConfig, job: Job) -> Rows:
     return job.data.train.first(config.quick_rows if job.quick else config.rows)
 
 
-def _precision(wanted: str) -> str:
-    """bfloat16 is twice as fast where the CPU multiplies it, and many times slower elsewhere."""
-    if wanted != "auto":
-        return wanted
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native else "float32"
-
-
 def _train_all(
     out: Path, model: Model, config: FinetuneConfig, job: Job, rows: Rows, precision: str
 ) -> None:
     """Encoder and head; writes both and the history to `out`."""
-    _seed(job.recipe.seed)
+    seed_torch(job.recipe.seed)
     encoder = load_encoder(model.encoder)
     network = TextNetwork(encoder, new_head(model.source.hidden, len(job.data.classes)))
     assert network.head is not None
@@ -122,9 +119,14 @@ def _train_all(
         {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": config.lr},
         {"params": list(network.head.parameters()), "lr": config.head_lr},
     ]
-    steps = config.epochs * -(-len(texts) // config.batch)
-    optimizer, schedule = _optimizer(groups, steps)
-    batches = _batches(texts, config, random.Random(job.recipe.seed))
+    steps = steps_of(len(texts), batch=config.batch, epochs=config.epochs)
+    optimizer, schedule = make_optimizer(groups, steps)
+    batches = length_batches(
+        [len(text) for text in texts],
+        batch=config.batch,
+        epochs=config.epochs,
+        rng=random.Random(job.recipe.seed),
+    )
     network.train()
     points: list[Point] = []
     history = _History(points, steps)
@@ -151,10 +153,10 @@ def _train_head(
     assert model.head is not None
     features = torch.from_numpy(embed_rows(model, rows, job))
     targets = torch.tensor(job.data.targets(rows))
-    _seed(job.recipe.seed)
+    seed_torch(job.recipe.seed)
     head = load_head(model.head.parent).train()
-    steps = config.epochs * -(-len(rows) // config.batch)
-    optimizer, schedule = _optimizer(
+    steps = steps_of(len(rows), batch=config.batch, epochs=config.epochs)
+    optimizer, schedule = make_optimizer(
         [{"params": list(head.parameters()), "lr": config.head_lr}], steps
     )
     points: list[Point] = []
@@ -167,20 +169,6 @@ def _train_head(
                 advance(1, f"loss {point.loss:.3f}, accuracy {point.accuracy:.1%}")
     save_head(head, out)
     _write_history(out, points)
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    torch.set_num_threads(host_threads())
-
-
-def _optimizer(groups: Sequence[dict[str, Any]], steps: int) -> tuple[Any, Any]:
-    """AdamW, a short warm-up, then a straight line down to 0."""
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / WARM_UP_STEPS, (steps - step) / steps)
-    )
-    return optimizer, schedule
 
 
 class _History:
@@ -215,20 +203,6 @@ def _step(
     schedule.step()
     right = float((logits.argmax(dim=1) == targets).float().mean())
     return history.add(float(loss.detach()), right)
-
-
-def _batches(
-    texts: Sequence[Encoded], config: FinetuneConfig, rng: random.Random
-) -> Iterator[list[int]]:
-    """Indexes of each batch of each epoch: rows of like length together, batches shuffled."""
-    for _ in range(config.epochs):
-        # Within eight tokens the order is random, so that batches differ between epochs.
-        order = sorted(range(len(texts)), key=lambda index: (len(texts[index]) // 8, rng.random()))
-        batches = [
-            order[start : start + config.batch] for start in range(0, len(order), config.batch)
-        ]
-        rng.shuffle(batches)
-        yield from batches
 
 
 def _write_history(out: Path, points: Sequence[Point]) -> None:
