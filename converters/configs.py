@@ -57,7 +57,8 @@ class VerifyConfig:
     0 means all.
     """
 
-    max_accuracy_drop: float
+    metric: str
+    max_drop: float
     min_agreement: float
     min_cosine: float
     golden_cases: int
@@ -68,9 +69,13 @@ class VerifyConfig:
 
 @dataclass(frozen=True, slots=True)
 class PackageConfig:
-    """`keep_float` packs the float variants too, behind the quantized ones."""
+    """`keep_float` packs the float variants too, behind the quantized ones.
+
+    `engines` names those whose variants are packed, in this order; empty: the profile's.
+    """
 
     keep_float: bool
+    engines: tuple[str, ...] = ()
 
 
 def path_field(f: Fields, key: str, folder: Path) -> Path | None:
@@ -121,7 +126,8 @@ def parse_fuse(f: Fields, folder: Path) -> FuseConfig:
 def parse_verify(f: Fields, folder: Path) -> VerifyConfig:
     """Read the table of a verify pass; faults go to `f`."""
     return VerifyConfig(
-        max_accuracy_drop=f.number("max_accuracy_drop", 0.01, low=0, high=1),
+        metric=f.text("metric", ""),
+        max_drop=f.number("max_drop", 0.01, low=0, high=1e9),
         min_agreement=f.number("min_agreement", 0.97, low=0, high=1),
         min_cosine=f.number("min_cosine", 0.95, low=-1, high=1),
         golden_cases=f.integer("golden_cases", 8, low=1, high=64),
@@ -133,4 +139,7 @@ def parse_verify(f: Fields, folder: Path) -> VerifyConfig:
 
 def parse_package(f: Fields, folder: Path) -> PackageConfig:
     """Read the table of a package pass; faults go to `f`."""
-    return PackageConfig(keep_float=f.boolean("keep_float", False))
+    return PackageConfig(
+        keep_float=f.boolean("keep_float", False),
+        engines=f.texts("engines", (), max_items=16),
+    )

@@ -130,7 +130,7 @@ def read_rows(path: Path, text: str, label: str | None) -> Rows:
 
     Raises:
         InputError: the file is missing, damaged, too large or empty; a line is not UTF-8, not an
-            object, or lacks a column.
+            object, lacks a column, or holds an empty text.
     """
     texts: list[str] = []
     labels: list[str] = []
@@ -143,7 +143,13 @@ def read_rows(path: Path, text: str, label: str | None) -> Rows:
             where,
             InputError,
         )
+        for column in (text, label):
+            if column is not None and not row.present(column):
+                columns = ", ".join(sorted(row.rest())) or "none"
+                raise InputError(f"{where}: column {column!r} is missing; found are {columns}")
         texts.append(row.text(text, max_len=MAX_LINE_BYTES))
+        if not texts[-1].strip():
+            raise InputError(f"{where}: {text} is empty, expected words")
         if label is not None:
             labels.append(row.text(label))
         if number > MAX_ROWS:
@@ -157,7 +163,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Line numbers from 1 and lines; lines and the whole are bounded before they are kept."""
     total = 0
     try:
-        with _open(path) as file:
+        with open_rows(path) as file:
             for number in range(1, MAX_ROWS + 2):
                 line = file.readline(MAX_LINE_BYTES + 1)
                 total += len(line)
@@ -176,7 +182,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"data {path}: not a whole .xz file ({reason})") from None
 
 
-def _open(path: Path) -> io.BufferedIOBase:
+def open_rows(path: Path) -> io.BufferedIOBase:
+    """The file, unpacked where its name ends in .xz."""
     if path.suffix == ".xz":
         return lzma.open(path, "rb")
     return path.open("rb")

@@ -212,6 +212,16 @@ USUAL: Mapping[str, str] = {"text-classification": "accuracy", "embedding": "cos
 """Task → the metric that it is judged by where a recipe names none."""
 
 
+def is_share(name: str) -> bool:
+    """Whether people read the metric's figure as a percentage."""
+    return name in METRICS and METRICS[name].shown == "percent"
+
+
+def figure_words(value: float, name: str) -> str:
+    """A figure as people read it: a percentage with two digits, or a number with four."""
+    return f"{value:.2%}" if is_share(name) else f"{value:.4f}"
+
+
 def find_metric(name: str, *, base: Path) -> Metric:
     """A metric of the table, or a user's own: `file.py:function`, relative to `base`.
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters.bootstrap import Difference
 from converters.cache import Cache
 from converters.data import Dataset
 from converters.progress import Progress
@@ -79,8 +80,9 @@ class ClassFigures:
 class Evidence:
     """What was measured of one candidate, on its own engine, on this host.
 
-    `metric` is "accuracy" (share of the n test rows) or "cosine" (mean with the reference);
-    `interval` is its 95 % interval; `reference` is the reference's value on the same rows.
+    `metric` is a name of `metrics.METRICS` or a function of the user's; `value` its figure over the
+    n test rows, `interval` the 95 % interval of that; `reference` is the reference's value on the
+    same rows, `difference` value minus reference, row paired with row.
     Latencies are p50 in ms by token count: 1 thread, batch 1.
     """
 
@@ -89,6 +91,7 @@ class Evidence:
     value: float
     reference: float
     interval: tuple[float, float]
+    difference: Difference
     n: int
     agreement: float
     cosine_mean: float
@@ -98,6 +101,8 @@ class Evidence:
     classes: tuple[ClassFigures, ...]
     refused: str
     """Why it is not packed; empty where it is."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Rows by label (first index) and answer (second); empty without labels, or of many classes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from converters.configs import PackageConfig
 from converters.draft import write_bundle
-from converters.model import Job, Model
+from converters.model import Candidate, Job, Model
 from converters.quiet import quiet
 from edge_runtime.bundle.archive import FolderReader, open_bundle, pack
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.bundle.verify import verify as verify_bundle
-from edge_runtime.errors import DeviceError
+from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.inference.golden import load_golden
 from edge_runtime.inference.pipeline import Pipeline
@@ -37,12 +37,7 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         DeviceError: the folder cannot be written, or a variant fails its own golden vectors.
     """
     assert model.verdict is not None
-    refused = {one.id for one in model.verdict.candidates if one.refused}
-    packed = [
-        one
-        for one in model.candidates
-        if one.id not in refused and (one.quantized or config.keep_float)
-    ] or [one for one in model.candidates if one.id not in refused]
+    packed = _chosen(model, config)
     stem = f"{job.recipe.name}-{job.recipe.version}-{job.profile.name}"
     folder, archive = job.out / stem, job.out / f"{stem}.edge"
     try:
@@ -69,6 +64,27 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         "latency_p95_ms": {one.variant: one.latency_p95_ms for one in proved},
         "refused": {one.id: one.refused for one in model.verdict.candidates if one.refused},
     }
+
+
+def _chosen(model: Model, config: PackageConfig) -> list[Candidate]:
+    """The candidates to pack, the preferred first.
+
+    Raises:
+        InputError: none of the engines that are to be packed has a variant that is good enough.
+    """
+    assert model.verdict is not None
+    refused = {one.id for one in model.verdict.candidates if one.refused}
+    engines = config.engines or tuple(dict.fromkeys(one.backend for one in model.candidates))
+    good = [
+        one
+        for engine in engines
+        for one in model.candidates
+        if one.backend == engine and one.id not in refused
+    ]
+    if not good:
+        raise InputError(f"package: no variant of {', '.join(engines)} is good enough")
+    good.sort(key=lambda one: not one.quantized)
+    return [one for one in good if one.quantized or config.keep_float] or good
 
 
 def _prove(bundle: VerifiedBundle) -> list[SelfTestReport]:

@@ -18,7 +18,6 @@ from converters.cache import Cache, tool_versions
 from converters.checks import check_continued, check_engines, check_output
 from converters.configs import FinetuneConfig
 from converters.data import Dataset, load_dataset
-from converters.distil.config import DistilConfig
 from converters.interrupt import stop_if_interrupted
 from converters.model import Artifact, Job, Model
 from converters.passes import KINDS, PassConfig, kind_of, pass_words
@@ -33,11 +32,16 @@ from edge_runtime.profile import DeviceProfile
 Pass: TypeAlias = Callable[[Model, Any, Job], tuple[Model, dict[str, Json]]]
 
 TOKENIZER_FILE = "tokenizer.json"
+COMPRESSED = "weights"
+"""The stage that makes another model of the one that is the reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of one recipe and one profile. `passes` has figures by pass, in order."""
+    """What came of a recipe's passes, or of some of them, for one profile.
+
+    `passes` has figures by pass, in order; `seconds` how long each took here, now.
+    """
 
     recipe: Recipe
     profile: DeviceProfile
@@ -77,11 +81,12 @@ def convert(
     for profile in profiles:
         job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
         progress.say(f"{recipe.name} {recipe.version} for {profile.name}")
-        done.append(_run(_start(recipe, data, cache), recipe.passes, job))
+        done.append(run_passes(begin(recipe, data, cache), recipe.passes, job))
     return done
 
 
-def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
+def run_passes(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
+    """Let each pass work on what the one before made of `model`; each is told of in a line."""
     figures: dict[str, Mapping[str, Json]] = {}
     seconds: dict[str, float] = {}
     for config in passes:
@@ -89,7 +94,7 @@ def _run(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversion:
         started = time.monotonic()
         if isinstance(config, FinetuneConfig):
             model = _continued(model, config, job) if config.continue_from else model
-        elif model.uncompressed is None:
+        elif KINDS[kind_of(config)].stage == COMPRESSED and model.uncompressed is None:
             model = replace(model, uncompressed=model)
         model, figures[name] = find_pass(config)(model, config, job)
         stop_if_interrupted()
@@ -112,7 +117,7 @@ def find_pass(config: PassConfig) -> Pass:
     return found
 
 
-def _start(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
+def begin(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
     """The source as it is, its tokenizer freed of padding and truncation of its own."""
     source = load_source(recipe.source, base=recipe.path.parent, max_length=_longest(recipe))
 
@@ -143,12 +148,7 @@ def _longest(recipe: Recipe) -> int:
     training = recipe.config(FinetuneConfig)
     if training is not None and training.continue_from is not None:
         return max(recipe.data.max_length, _longest(load_recipe(training.continue_from)))
-    trained = [
-        config.max_length
-        for config in recipe.passes
-        if isinstance(config, (FinetuneConfig, DistilConfig))
-    ]
-    return max(recipe.data.max_length, *trained, 0)
+    return max(recipe.data.max_length, training.max_length if training else 0)
 
 
 def _continued(model: Model, config: FinetuneConfig, job: Job) -> Model:

@@ -16,7 +16,7 @@ from converters.configs import ExportConfig, FuseConfig
 from converters.encoding import encode, load_tokenizer
 from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model
 from converters.quantize import quantizer
-from converters.quantize.config import QuantizeConfig
+from converters.quantize.config import Options, QuantizeConfig
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.fields import Json
 
@@ -134,20 +134,21 @@ def _each(model: Model, backend: str, rewrite: Callable[[Candidate], Candidate])
 
 def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dict[str, Json]]:
     """A quantized candidate for each engine, before the float ones; the profile says how."""
-    recipes = {engine.backend: engine.quantization for engine in job.profile.engines}
-    recipes.update(config.recipes)
-    quantized = tuple(_quantize_one(one, recipes[one.backend], model, job)
-                      for one in model.candidates)  # fmt: skip
+    wanted = {engine.backend: engine.quantization for engine in job.profile.engines}
+    quantized = tuple(
+        _quantize_one(one, config.options(one.backend, wanted[one.backend]), model, job)
+        for one in model.candidates
+    )
     notes: dict[str, Json] = {one.id: dict(one.notes) for one in quantized}
     return replace(model, candidates=quantized + model.candidates), notes
 
 
-def _quantize_one(candidate: Candidate, recipe: str, model: Model, job: Job) -> Candidate:
-    run = quantizer(candidate.backend, recipe)
+def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job) -> Candidate:
+    run = quantizer(candidate.backend, options)
     name = _file(candidate.backend)
     parts: dict[str, object] = {
         "file": candidate.artifact.sha256,
-        "recipe": recipe,
+        "options": options.key(),
         "calibration": job.data.calibration.sha256,
         "tokenizer": model.tokenizer.sha256,
         "max_length": job.recipe.data.max_length,
@@ -157,11 +158,12 @@ def _quantize_one(candidate: Candidate, recipe: str, model: Model, job: Job) -> 
     def make(out: Path) -> None:
         tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
         texts = encode(tokenizer, job.data.calibration.texts)
-        with job.progress.busy(f"quantize for {candidate.backend}, {recipe}"):
+        with job.progress.busy(f"quantize for {candidate.backend}, {options.precision}"):
             made = run(candidate.artifact.path.read_bytes(), texts)
         (out / name).write_bytes(made.model)
         (out / "notes.json").write_text(json.dumps(dict(made.notes)))
 
     folder = job.cache.folder("quantize", parts, make)
     notes: Mapping[str, Json] = json.loads((folder / "notes.json").read_text())
-    return replace(candidate, precision=recipe, artifact=Artifact.of(folder / name), notes=notes)
+    artifact = Artifact.of(folder / name)
+    return replace(candidate, precision=options.precision, artifact=artifact, notes=notes)

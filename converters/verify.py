@@ -22,14 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.answers import ENGINES, answer_all
+from converters.bootstrap import interval, paired
 from converters.cache import tool_versions
 from converters.configs import PackageConfig, VerifyConfig
 from converters.data import Rows
 from converters.draft import open_candidates, write_bundle
 from converters.embed import embed_rows
 from converters.encoding import Encoded, encode, load_tokenizer
-from converters.figures import class_figures, cosines, wilson
+from converters.figures import class_figures, confusion, cosines, wilson
 from converters.latency import interleaved_p50
+from converters.metrics import USUAL, Metric, Targets, figure_words, find_metric
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
 from converters.quiet import quiet
@@ -59,7 +61,7 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
             host=_host(),
         ),
     )
-    draft = _draft(drafted, job)
+    draft = draft_folder(drafted, job)
     found = []
     for asked in answer_all(drafted, draft, _asked(model, rows, config, job), job):  # 3
         evidence = _judge(
@@ -157,7 +159,7 @@ def _encode(model: Model, texts: Sequence[str], job: Job) -> tuple[Encoded, ...]
     return encode(tokenizer, texts)
 
 
-def _draft(model: Model, job: Job) -> Path:
+def draft_folder(model: Model, job: Job) -> Path:
     """A bundle of every candidate, without floors or figures, in the cache."""
     parts: dict[str, object] = {
         "files": [candidate.artifact.sha256 for candidate in model.candidates],
@@ -211,37 +213,56 @@ def _judge(
     job: Job,
 ) -> Evidence:
     """Figures of `answers` against labels and reference, without latency and verdict."""
+    metric = find_metric(config.metric or USUAL[job.recipe.task], base=job.recipe.path.parent)
+    targets = None if rows.labels is None else np.array(job.data.targets(rows))
     close = cosines(answers, reference)
-    n = len(rows)
-    if rows.labels is None:
-        metric, value, before = "cosine", float(close.mean()), 1.0
-        agreement = value
-        spread = 1.96 * float(close.std()) / n**0.5
-        interval = (max(-1.0, value - spread), min(1.0, value + spread))
-        classes: tuple[ClassFigures, ...] = ()
-    else:
-        targets = np.array(job.data.targets(rows))
-        right = answers.argmax(axis=1) == targets
-        metric, value = "accuracy", float(right.mean())
-        before = float((reference.argmax(axis=1) == targets).mean())
-        interval = wilson(int(right.sum()), n)
-        agreement = float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    value = metric.value(answers, reference, targets)
+    classes: tuple[ClassFigures, ...] = ()
+    confused: tuple[tuple[int, ...], ...] = ()
+    if targets is not None:
         classes = class_figures(job.data.classes, targets, reference, answers)
+        confused = confusion(len(job.data.classes), targets, answers)
     return Evidence(
         id=name,
-        metric=metric,
+        metric=metric.name,
         value=value,
-        reference=before,
-        interval=interval,
-        n=n,
-        agreement=agreement,
+        reference=metric.value(reference, reference, targets),
+        interval=_interval(metric, answers, reference, targets, value),
+        difference=paired(metric, answers, reference, reference, targets),
+        n=len(rows),
+        agreement=_agreement(answers, reference, close, targets),
         cosine_mean=float(close.mean()),
         cosine_min=float(close.min()),
         golden_cosine=1.0,
         latency_ms={},
         classes=classes,
         refused="",
+        confusion=confused,
     )
+
+
+def _interval(
+    metric: Metric, answers: FloatArray, reference: FloatArray, targets: Targets, value: float
+) -> tuple[float, float]:
+    """95 % interval of the figure: Wilson's of a share, by bootstrap of other means of rows.
+
+    A figure that rows have no share in gets none: it is its own interval.
+    """
+    scores = metric.scores(answers, reference, targets)
+    if scores is None:
+        return value, value
+    if np.isin(scores, (0, 1)).all():
+        return wilson(int(scores.sum()), len(scores))
+    return interval(scores)
+
+
+def _agreement(
+    answers: FloatArray, reference: FloatArray, close: FloatArray, targets: Targets
+) -> float:
+    """Share of rows with the reference's class; without classes, the mean cosine."""
+    if targets is None:
+        return float(close.mean())
+    return float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
 
 
 def _refusal(evidence: Evidence, config: VerifyConfig) -> str:
@@ -252,17 +273,16 @@ def _refusal(evidence: Evidence, config: VerifyConfig) -> str:
             f"cosine {evidence.golden_cosine:.4f} to the reference on a golden vector, "
             f"expected {config.min_cosine:g} or more"
         )
-    if evidence.metric == "cosine" and evidence.value < config.min_cosine:
-        return (
-            f"cosine {evidence.value:.4f} to the reference, the mean over {evidence.n} rows; "
-            f"expected {config.min_cosine:g} or more"
+    if not drop <= config.max_drop:  # also what is not a number
+        found, had, allowed = (
+            figure_words(one, evidence.metric)
+            for one in (evidence.value, evidence.reference, config.max_drop)
         )
-    if evidence.metric == "accuracy" and drop > config.max_accuracy_drop:
         return (
-            f"accuracy {evidence.value:.2%} on {evidence.n} rows, the reference has "
-            f"{evidence.reference:.2%}; expected a drop of {config.max_accuracy_drop:.2%} at most"
+            f"{evidence.metric} {found} on {evidence.n} rows, the reference has {had}; "
+            f"expected a drop of {allowed} at most"
         )
-    if evidence.metric == "accuracy" and evidence.agreement < config.min_agreement:
+    if evidence.classes and evidence.agreement < config.min_agreement:
         return (
             f"agrees with the reference on {evidence.agreement:.2%} of {evidence.n} rows, "
             f"expected {config.min_agreement:.2%} or more"

@@ -1,8 +1,7 @@
-"""From a float file to an integer one: the recipes by name, one table for each engine.
+"""From a float file to a quantized one: one function an engine, told what to do by `Options`.
 
-A recipe's name decodes: when activations get their scale (dynamic, static), the bits of weights
-and activations (w8, w8a8), the granularity of the weights (channel, tensor), and what prepares the
-weights (smooth). `QUANTIZERS` maps engine and recipe to a function, read lazily.
+What a scheme's name means is in `scheme`; what a recipe may say in `config`. Each engine's function
+takes the float file, calibration texts and options, and reads them all the same way.
 """
 
 from __future__ import annotations
@@ -10,9 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from converters.encoding import Encoded
+from converters.quantize.config import Options
+from converters.quantize.scheme import SCHEMES, known_scheme, refusal
 from edge_runtime.errors import InputError
 
 
@@ -27,24 +29,25 @@ class Quantized:
 Quantizer: TypeAlias = Callable[[bytes, tuple[Encoded, ...]], Quantized]
 """(float model, calibration inputs) → quantized model."""
 
-QUANTIZERS: Mapping[tuple[str, str], str] = {
-    ("onnxruntime", "dynamic_w8_channel"): "converters.quantize.onnxruntime:dynamic_w8_channel",
-    ("onnxruntime", "smooth_dynamic_w8_channel"): (
-        "converters.quantize.onnxruntime:smooth_dynamic_w8_channel"
-    ),
-    ("litert", "dynamic_w8_channel"): "converters.quantize.litert:dynamic_w8_channel",
+ENGINES: Mapping[str, str] = {
+    "onnxruntime": "converters.quantize.onnxruntime:quantize_onnx",
+    "litert": "converters.quantize.litert:quantize_litert",
 }
+QUANTIZERS: Mapping[tuple[str, str], str] = {
+    (engine, scheme): path for engine, path in ENGINES.items() for scheme in SCHEMES[engine]
+}
+"""Engine and scheme → what makes it."""
 
 
-def quantizer(backend: str, recipe: str) -> Quantizer:
-    """The function of `recipe` for `backend`.
+def quantizer(backend: str, recipe: str | Options) -> Quantizer:
+    """The function that quantizes for `backend` as the scheme or the options `recipe` say.
 
     Raises:
-        InputError: no such pair; the known recipes of the engine are listed.
+        InputError: no such pair; the known schemes of the engine are listed.
     """
-    module, _, name = quantizer_path(backend, recipe).partition(":")
-    found: Quantizer = getattr(importlib.import_module(module), name)
-    return found
+    options = Options(recipe).over("") if isinstance(recipe, str) else recipe
+    module, _, name = quantizer_path(backend, options.scheme).partition(":")
+    return partial(getattr(importlib.import_module(module), name), options=options)
 
 
 def quantizer_path(backend: str, recipe: str) -> str:
@@ -53,11 +56,6 @@ def quantizer_path(backend: str, recipe: str) -> str:
     Raises:
         InputError: as for `quantizer`.
     """
-    target = QUANTIZERS.get((backend, recipe))
-    if target is None:
-        known = sorted(name for engine, name in QUANTIZERS if engine == backend)
-        raise InputError(
-            f"quantization {recipe!r} is not known for engine {backend}; "
-            f"known are {', '.join(known) or 'none'}"
-        )
-    return target
+    if backend not in ENGINES or not known_scheme(backend, recipe):
+        raise InputError(refusal(backend, recipe))
+    return ENGINES[backend]

@@ -1,23 +1,120 @@
-"""What a recipe may say of the quantize pass."""
+"""What a recipe may say of the quantize pass: one table an engine, the profile's scheme by default.
+
+[pass.onnxruntime]
+scheme = "static_w8a8_channel"
+calibration = "percentile"
+smooth = 0.6
+layers = { "encoder.layer.0.*" = "float" }
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from converters.quantize.scheme import FLOAT, SCHEMES, SMOOTH, known_scheme, refusal
 from edge_runtime.fields import Fields
+
+CALIBRATIONS = ("minmax", "percentile", "entropy", "mse")
+ROUNDINGS = ("nearest", "gptq")
+SEARCH = "search"
+ENGINE_FIELDS = (
+    "scheme", "calibration", "percentile", "smooth", "rounding", "rows", "layers"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one engine's file is quantized.
+
+    `calibration` is how ranges of activations are taken where the scheme is static, `percentile`
+    (50..100) how much of them its namesake keeps. `smooth` is a strength, 0..1, or "search".
+    `rounding` "gptq" lets the weights not yet rounded make good the error of those that are.
+    `rows` calibration texts are read, 0 means all. `layers`: pattern of a layer's name → scheme;
+    the last that matches counts.
+    """
+
+    scheme: str
+    calibration: str = "minmax"
+    percentile: float = 99.99
+    smooth: float | str = 0.0
+    rounding: str = "nearest"
+    rows: int = 256
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+    def over(self, default: str) -> Options:
+        """The same with `default` for a scheme that is not given, and `smooth_` made a strength."""
+        scheme = self.scheme or default
+        smooth = self.smooth
+        if scheme.startswith(SMOOTH) and smooth == 0:
+            smooth = SEARCH
+        return replace(self, scheme=scheme.removeprefix(SMOOTH), smooth=smooth)
+
+    @property
+    def precision(self) -> str:
+        """The scheme with what was done to it, as a candidate's id says it."""
+        before = SMOOTH if self.smooth else ""
+        after = "_gptq" if self.rounding == "gptq" else ""
+        return f"{before}{self.scheme}{after}{'_mixed' if self.layers else ''}"
+
+    def key(self) -> dict[str, object]:
+        """Everything that shapes the file, for the cache; layers in their order, which counts."""
+        return {**asdict(self), "layers": list(self.layers.items())}
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeConfig:
-    """Recipes by engine where the profile's are not wanted; empty: the profile's."""
+    """Options by engine where the profile's scheme alone is not wanted; empty: the profile's."""
 
-    recipes: Mapping[str, str]
+    engines: Mapping[str, Options]
+
+    @property
+    def recipes(self) -> Mapping[str, str]:
+        """Schemes by engine, where the recipe names one."""
+        return {name: one.scheme for name, one in self.engines.items() if one.scheme}
+
+    def options(self, engine: str, default: str) -> Options:
+        """What to do for `engine`, whose profile asks for `default`."""
+        return self.engines.get(engine, Options("")).over(default)
 
 
 def parse_quantize(f: Fields, folder: Path) -> QuantizeConfig:
     """Read the table; faults go to `f`."""
     recipes = f.object("recipes", {})
-    names = f.mapping("recipes", {})
-    return QuantizeConfig({engine: recipes.text(engine) for engine in names})
+    engines = {name: Options(recipes.text(name)) for name in f.mapping("recipes", {})}
+    for name in SCHEMES:
+        if f.present(name):
+            engines[name] = _options(name, f.object(name), engines.get(name, Options("")).scheme)
+    return QuantizeConfig(engines)
+
+
+def _options(engine: str, f: Fields, scheme: str) -> Options:
+    """The table of one engine."""
+    written = f.rest()
+    for key in sorted(set(written) - set(ENGINE_FIELDS)):
+        f.fault(f"{f.where}: {key} is not a field of a recipe")
+    layers = f.object("layers", {})
+    options = Options(
+        scheme=f.text("scheme", scheme),
+        calibration=f.choice("calibration", CALIBRATIONS, "minmax"),
+        percentile=f.number("percentile", 99.99, low=50, high=100),
+        smooth=_smooth(f, written.get("smooth")),
+        rounding=f.choice("rounding", ROUNDINGS, "nearest"),
+        rows=f.integer("rows", 256),
+        layers={pattern: layers.text(pattern) for pattern in f.mapping("layers", {})},
+    )
+    if engine != "onnxruntime" and (options.smooth or options.rounding != "nearest"):
+        f.fault(f"{f.where}: smooth and rounding are for onnxruntime; leave them out")
+    for where, name in (("scheme", options.scheme), *options.layers.items()):
+        allowed = known_scheme(engine, name) and (where == "scheme" or not name.startswith(SMOOTH))
+        if name and not allowed:
+            f.fault(f"{f.where}: {where}: {refusal(engine, name)}, {FLOAT}")
+    return options
+
+
+def _smooth(f: Fields, written: object) -> float | str:
+    if isinstance(written, str):
+        return f.choice("smooth", (SEARCH,))
+    strength: float = f.number("smooth", 0.0, low=0, high=1)
+    return strength

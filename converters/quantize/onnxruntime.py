@@ -1,77 +1,117 @@
-"""INT8 weights for ONNX Runtime, activations quantized per tensor while it runs.
+"""Quantized files for ONNX Runtime: smooth, watch, round, rewrite, in this order.
 
-Weights of MatMul and fused Attention get a scale per output channel, the embedding table one per
-tensor row where the operator allows it; the classifier head stays float, because it is small and
-every error there is an error of the answer. Activations share one scale a tensor, so a few large
-channels cost precision everywhere: `smooth_dynamic_w8_channel` moves that weight into the weights
-first, see `smooth`.
+The graph may be plain or fused; layers have the same names in both, and a fused Attention becomes
+its integer twin. That is why the engine's own static quantizer is not used: it passes over fused
+operators, and on a plain graph it quantizes what must stay float. Here only inputs and weights of
+layers are quantized; norms, softmax, adds and the head never are.
 """
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from converters.encoding import Encoded
 from converters.quantize import Quantized
-from converters.quantize.smooth import search_smoothing
-from converters.quiet import quiet
+from converters.quantize.config import SEARCH, Options
+from converters.quantize.emit import Rewriter
+from converters.quantize.graph import (
+    Graph,
+    clamp_masks,
+    find_layers,
+    observe,
+    open_embeddings,
+)
+from converters.quantize.scheme import Scheme, assign
+from converters.quantize.smooth import activation_ranges, fitted, search_smoothing, smooth
+from edge_runtime.errors import InputError
 
-QUANTIZED_OPS = ("MatMul", "Gather", "Attention", "EmbedLayerNormalization")
+MIN_TEXTS = 4
 
 
-def dynamic_w8_channel(model: bytes, calibration: tuple[Encoded, ...]) -> Quantized:
-    """Per-channel symmetric INT8 weights. `calibration` is not needed."""
-    return Quantized(_quantize(model), {"activations": "per tensor, while running"})
-
-
-def smooth_dynamic_w8_channel(model: bytes, calibration: tuple[Encoded, ...]) -> Quantized:
-    """The same after smoothing, its strength searched on the calibration texts.
+def quantize_onnx(model: bytes, calibration: tuple[Encoded, ...], *, options: Options) -> Quantized:
+    """`model` as `options` say.
 
     Raises:
-        InputError: no calibration texts.
+        InputError: too few calibration texts for what is asked, or a pattern that matches nothing.
     """
-    best = search_smoothing(model, calibration, _quantize)
-    return Quantized(
-        best.quantized,
-        {
-            "activations": "per tensor, while running",
+    texts = calibration[: options.rows] if options.rows else calibration
+    opened = open_embeddings(model)
+    _check_texts(texts, options, schemes_of(opened, options))
+    notes: dict[str, float | int | str] = {}
+    if options.smooth == SEARCH:
+        fit = fitted(texts)
+        best = search_smoothing(
+            opened, texts, lambda smoothed: rewrite(smoothed, fit, options, rounding="nearest")
+        )
+        notes |= {
             "smoothing_alpha": best.alpha,
             "smoothing_cosine_before": best.cosine_before,
             "smoothing_cosine_after": best.cosine_after,
-            "calibration_texts": len(calibration),
-        },
-    )
+        }
+        opened = smooth(opened, best.ranges, best.alpha) if best.alpha else opened
+    elif options.smooth:
+        opened = smooth(opened, activation_ranges(opened, texts), float(options.smooth))
+        notes["smoothing"] = float(options.smooth)
+    quantized = rewrite(opened, texts, options, rounding=options.rounding)
+    return Quantized(quantized, {**notes, **_notes(options, texts)})
 
 
-def head_nodes(model: bytes) -> list[str]:
-    """Names of the nodes of the head, the graph's only Gemm, as the quantizer sees it."""
-    import onnx
+def rewrite(model: bytes, texts: Sequence[Encoded], options: Options, *, rounding: str) -> bytes:
+    """Every layer of `model` in its scheme; embeddings must be open, texts enough."""
+    schemes = schemes_of(model, options)
+    if any(scheme.activations == "static" for scheme in schemes.values()):
+        model = clamp_masks(model)
+    graph = Graph(model)
+    layers = {layer.output: layer for layer in find_layers(graph.proto)}
+    matrices = [one for one in layers.values() if one.op != "Gather"]
+    ranged = {one.source for one in matrices if schemes[one.name].activations == "static"}
+    grams = set()
+    if rounding == "gptq":
+        grams = {one.source for one in matrices if schemes[one.name].activations != "float"}
+    seen = observe(model, texts, sorted(ranged), grams=sorted(grams))
+    writer = Rewriter(graph, seen, options.calibration, options.percentile)
+    for node in graph.proto.graph.node:
+        layer = layers.get(node.output[0])
+        if layer is None:
+            graph.nodes.append(node)
+        else:
+            writer.rewrite(node, layer, schemes[layer.name])
+    return graph.finish()
 
-    graph = onnx.load_from_string(model).graph
-    names = [node.name for node in graph.node if node.op_type == "Gemm"]
-    # The quantizer turns a Gemm into MatMul and Add before it looks at the names to leave out.
-    return names + [f"{name}_MatMul" for name in names]
+
+def schemes_of(model: bytes, options: Options) -> dict[str, Scheme]:
+    """Layer → scheme."""
+    names = tuple(layer.name for layer in find_layers(Graph(model).proto))
+    return assign(names, options.scheme, options.layers)
 
 
-def _quantize(model: bytes) -> bytes:
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
-        source.write_bytes(model)
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=list(QUANTIZED_OPS),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=head_nodes(model),
-            extra_options={
-                "MatMulConstBOnly": True,
-                # Shapes of fused operators cannot be inferred; without this nothing is quantized.
-                "DefaultTensorType": onnx.TensorProto.FLOAT,
-            },
+def _check_texts(texts: Sequence[Encoded], options: Options, schemes: Mapping[str, Scheme]) -> None:
+    """Whatever looks at texts needs some."""
+    looks = {
+        "smoothing": bool(options.smooth),
+        "static quantization": any(one.activations == "static" for one in schemes.values()),
+        "gptq rounding": options.rounding == "gptq",
+    }
+    needing = [what for what, needed in looks.items() if needed]
+    if needing and len(texts) < MIN_TEXTS:
+        raise InputError(
+            f"{' and '.join(needing)} needs {MIN_TEXTS} or more calibration texts, "
+            f"found {len(texts)}"
         )
-        return target.read_bytes()
+
+
+def _notes(options: Options, texts: Sequence[Encoded]) -> Mapping[str, float | int | str]:
+    """What the report says of how the file came about."""
+    notes: dict[str, float | int | str] = {}
+    scheme = options.scheme
+    if scheme.startswith("dynamic"):
+        notes["activations"] = "per tensor, while running"
+    if scheme.startswith("static"):
+        notes["calibration"] = options.calibration
+    if options.rounding != "nearest":
+        notes["rounding"] = options.rounding
+    if options.layers:
+        notes["mixed"] = ", ".join(f"{k}: {v}" for k, v in options.layers.items())
+    if scheme.startswith("static") or options.smooth or options.rounding != "nearest":
+        notes["calibration_texts"] = len(texts)
+    return notes

@@ -37,12 +37,16 @@ MIN_GAIN = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Smoothed:
-    """The best strength, its quantized model, and the mean cosine of the pooled output."""
+    """The best strength, its quantized model, and the mean cosine of the pooled output.
+
+    `ranges` are the magnitudes of channels that the strengths were tried with.
+    """
 
     alpha: float
     quantized: bytes
     cosine_before: float
     cosine_after: float
+    ranges: Mapping[str, FloatArray]
 
 
 def search_smoothing(
@@ -55,7 +59,7 @@ def search_smoothing(
     """
     if len(calibration) < 4:
         raise InputError(f"smoothing needs 4 or more calibration texts, found {len(calibration)}")
-    split = min(FITTED, len(calibration) * 2 // 3)
+    split = len(fitted(calibration))
     fit, judge = calibration[:split], calibration[split : split + JUDGED]
     ranges = activation_ranges(model, fit)
     pooled = _pooled_name(model)
@@ -67,13 +71,18 @@ def search_smoothing(
 
     plain = quantize(model)
     before = closeness(plain)
-    best = Smoothed(0.0, plain, before, before)
+    best = Smoothed(0.0, plain, before, before, ranges)
     for alpha in ALPHAS:
         candidate = quantize(smooth(model, ranges, alpha))
         after = closeness(candidate)
         if after > best.cosine_after + MIN_GAIN:
-            best = Smoothed(alpha, candidate, before, after)
+            best = Smoothed(alpha, candidate, before, after, ranges)
     return best
+
+
+def fitted(calibration: Sequence[Encoded]) -> Sequence[Encoded]:
+    """The texts that a search may fit to; it judges on the ones after them."""
+    return calibration[: min(FITTED, len(calibration) * 2 // 3)]
 
 
 def smooth(model: bytes, ranges: Mapping[str, FloatArray], alpha: float) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from converters.metrics import figure_words
 from converters.model import FLOAT, Candidate, Evidence
 from converters.pipeline import Conversion
 from converters.show import over_budget, table
@@ -83,15 +84,17 @@ def summary(conversion: Conversion) -> str:
         for length in lengths:
             found, of = evidence.latency_ms[length], base_evidence.latency_ms[length]
             row.append(f"{found:.{2 if found < 100 else 0}f} {found / of:.2f}x")
-        rows.append([*row, share(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"])
+        rows.append(
+            [*row, figure_words(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
+        )
     head = ["  size", *(f"ms @ {length}" for length in lengths), reference.metric, "agreement"]
     shown_head, *shown = table(head, rows).splitlines()
     low, high = reference.interval
     title = (
         f"{conversion.recipe.name} {conversion.recipe.version} for {conversion.profile.name}: "
-        f"float {reference.metric} {share(reference.value, reference.metric)} "
-        f"(n = {reference.n:,}, 95 % interval {share(low, reference.metric)} to "
-        f"{share(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
+        f"float {reference.metric} {figure_words(reference.value, reference.metric)} "
+        f"(n = {reference.n:,}, 95 % interval {figure_words(low, reference.metric)} to "
+        f"{figure_words(high, reference.metric)}){', quick mode' if conversion.quick else ''}"
     )
     lines = [plain(title), shown_head]
     lines += [line for pair in zip(names, shown, strict=True) for line in pair]
@@ -107,8 +110,3 @@ def summary(conversion: Conversion) -> str:
         total = size(conversion.model.bundle.stat().st_size)
         lines.append(plain(f"  bundle: {conversion.model.bundle} ({total})", MAX_ERROR))
     return "\n".join(lines)
-
-
-def share(value: float, metric: str) -> str:
-    """A quality as people read it: a percentage, or a cosine with four digits."""
-    return f"{value:.4f}" if metric == "cosine" else f"{value:.2%}"

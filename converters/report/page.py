@@ -6,7 +6,6 @@ A figure that was measured says where. What nobody measured is called unknown.
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,12 +13,14 @@ from typing import Any
 from converters.cache import tool_versions
 from converters.configs import VerifyConfig
 from converters.draft import TOOLS
+from converters.metrics import figure_words
 from converters.model import Candidate, Evidence
 from converters.passes import pass_words
 from converters.pipeline import Conversion
 from converters.report import plots
-from converters.report.figures import baseline, measured, share, state
+from converters.report.figures import baseline, measured, state
 from converters.report.plots import Series
+from converters.report.template import raw, render
 from edge_runtime.text import size
 
 TEMPLATE = "page.html.j2"
@@ -29,18 +30,11 @@ MAX_CLASSES = 60
 
 def html_page(conversions: Sequence[Conversion]) -> str:
     """The page for `conversions`, which come from one recipe."""
-    import jinja2
-    import markupsafe
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    source = (importlib.resources.files("converters.report") / TEMPLATE).read_text("utf-8")
     page = _page(conversions)
     for conversion in page["conversions"]:
         for plot in conversion["plots"]:
-            plot["svg"] = markupsafe.Markup(plot["svg"])
-    return environment.from_string(source).render(page=page) + "\n"
+            plot["svg"] = raw(plot["svg"])
+    return render(TEMPLATE, page=page)
 
 
 def _page(conversions: Sequence[Conversion]) -> dict[str, Any]:
@@ -80,7 +74,9 @@ def _section(index: int, conversion: Conversion) -> dict[str, Any]:
         "refused": [
             {"id": one.id, "reason": one.refused} for one in verdict.candidates if one.refused
         ],
-        "bounds": _bounds(_verify_config(conversion), verdict.reference.metric),
+        "bounds": _bounds(
+            _verify_config(conversion), verdict.reference.metric, bool(verdict.reference.classes)
+        ),
         "plots": list(_plots(f"p{index}", conversion, pairs)),
         "classes": classes,
         "classes_words": classes_words,
@@ -116,9 +112,10 @@ def _tiles(
     low, high = evidence.interval
     yield {
         "name": reference.metric.capitalize(),
-        "value": share(evidence.value, reference.metric),
-        "words": f"float {share(reference.value, reference.metric)}; 95 % interval "
-        f"{share(low, reference.metric)} to {share(high, reference.metric)}, n = {evidence.n:,}",
+        "value": figure_words(evidence.value, reference.metric),
+        "words": f"float {figure_words(reference.value, reference.metric)}; 95 % interval "
+        f"{figure_words(low, reference.metric)} to {figure_words(high, reference.metric)}, "
+        f"n = {evidence.n:,}",
     }
     yield {
         "name": "Agreement with float",
@@ -151,8 +148,8 @@ def _row(
             }
             for n in lengths
         ],
-        "value": share(evidence.value, evidence.metric),
-        "interval": f"{share(low, evidence.metric)} to {share(high, evidence.metric)}"
+        "value": figure_words(evidence.value, evidence.metric),
+        "interval": f"{figure_words(low, evidence.metric)} to {figure_words(high, evidence.metric)}"
         + ("" if evidence.n == reference.n else f", n = {evidence.n:,}"),
         "agreement": f"{evidence.agreement:.2%}",
         "state": words,
@@ -180,9 +177,7 @@ def _plots(
         "words": f"p50, 1 thread, batch 1. Measured on {verdict.host}, not on the board.",
         "svg": plots.latency_lines(f"{prefix}-latency", [(s, e.latency_ms) for s, _, e in drawn]),
     }
-    lowest = None
-    if reference.metric == "accuracy":
-        lowest = reference.value - _verify_config(conversion).max_accuracy_drop
+    lowest = reference.value - _verify_config(conversion).max_drop
     yield {
         "title": f"{reference.metric.capitalize()}, before and after",
         "words": f"On {reference.n:,} test rows, with the 95 % interval of each. The network in "
@@ -277,15 +272,13 @@ def _provenance(conversion: Conversion) -> Iterator[tuple[str, str, bool]]:
     yield "tools", tools, False
 
 
-def _bounds(config: VerifyConfig, metric: str) -> str:
-    golden = f"cosine {config.min_cosine:g} or more on every golden vector"
-    points = 100 * config.max_accuracy_drop
-    if metric != "accuracy":
-        return f"They are: {golden}, and on average over the test rows."
-    return (
-        f"They are: accuracy at most {points:g} point{'' if points == 1 else 's'} below float, "
-        f"agreement {config.min_agreement:.0%} or more, {golden}."
-    )
+def _bounds(config: VerifyConfig, metric: str, agreed: bool) -> str:
+    """What a variant must reach; `agreed` where classes can be compared."""
+    words = [f"{metric} at most {figure_words(config.max_drop, metric)} below the reference"]
+    if agreed:
+        words.append(f"agreement {config.min_agreement:.0%} or more")
+    words.append(f"cosine {config.min_cosine:g} or more on every golden vector")
+    return f"They are: {', '.join(words)}."
 
 
 def _verify_config(conversion: Conversion) -> VerifyConfig:

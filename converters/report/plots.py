@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from converters.metrics import figure_words, is_share
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, SOFT, LINE, BAD = "#010101", "#020202", "#030303", "#040404"
 ENGINES = {"onnxruntime": "#050505", "litert": "#060606"}
-OTHER = "#070707"
+OTHER, CARD, GOOD = "#070707", "#080808", "#090909"
 VARIABLES = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
@@ -32,6 +34,8 @@ VARIABLES = {
     ENGINES["onnxruntime"]: "var(--onnxruntime)",
     ENGINES["litert"]: "var(--litert)",
     OTHER: "var(--other)",
+    CARD: "var(--card)",
+    GOOD: "var(--good)",
 }
 """Stand-in → what the page calls the colour."""
 STYLE: Mapping[str, object] = {
@@ -78,8 +82,8 @@ class Series:
 
 def size_bars(name: str, sizes: Sequence[tuple[Series, float, str]]) -> str:
     """A bar for each variant: megabytes, and words at its end."""
-    with _style(name):
-        figure, axes = _panel(0.55 + 0.34 * len(sizes))
+    with style(name):
+        figure, axes = panel(0.55 + 0.34 * len(sizes))
         places = range(len(sizes))
         for place, (series, megabytes, words) in zip(places, sizes, strict=True):
             axes.barh(place, megabytes, height=0.62, color=series.colour, alpha=series.alpha)
@@ -87,16 +91,16 @@ def size_bars(name: str, sizes: Sequence[tuple[Series, float, str]]) -> str:
                 words, (megabytes, place), (6, 0), textcoords="offset points", va="center",
                 parse_math=False,
             )  # fmt: skip
-        _rows(axes, [series.label for series, _, _ in sizes])
+        rows(axes, [series.label for series, _, _ in sizes])
         axes.set_xlim(0, 1.32 * max(megabytes for _, megabytes, _ in sizes))
         axes.set_xlabel("MB on disk")
-        return _svg(figure, name, "Size of each variant's file")
+        return svg(figure, name, "Size of each variant's file")
 
 
 def latency_lines(name: str, times: Sequence[tuple[Series, Mapping[int, float]]]) -> str:
     """p50 in milliseconds over the token count, a line for each variant."""
-    with _style(name):
-        figure, axes = _panel(2.9)
+    with style(name):
+        figure, axes = panel(2.9)
         lengths = sorted({length for _, found in times for length in found})
         for series, found in times:
             points = sorted(found)
@@ -116,46 +120,45 @@ def latency_lines(name: str, times: Sequence[tuple[Series, Mapping[int, float]]]
         axes.set_ylabel("ms, p50")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        _legend(axes)
-        return _svg(figure, name, "Latency by token count")
+        legend(axes)
+        return svg(figure, name, "Latency by token count")
 
 
 def quality_intervals(
     name: str,
     metric: str,
     values: Sequence[tuple[Series, float, tuple[float, float]]],
-    lowest: float | None,
+    lowest: float,
 ) -> str:
     """A point and its 95 % interval for each variant; a line at the lowest value that is let in."""
-    as_share = metric == "accuracy"
+    as_share = is_share(metric)
     factor = 100.0 if as_share else 1.0
-    with _style(name):
-        figure, axes = _panel(0.75 + 0.34 * len(values))
+    with style(name):
+        figure, axes = panel(0.75 + 0.34 * len(values))
         for place, (series, value, (low, high)) in enumerate(values):
             faded = {"color": series.colour, "alpha": series.alpha}
             axes.plot([low * factor, high * factor], [place, place], linewidth=3, **faded)  # type: ignore[arg-type]
             axes.plot(value * factor, place, marker="o", markersize=8, color=series.colour)
-            words = f"{value:.2%}" if as_share else f"{value:.4f}"
+            words = figure_words(value, metric)
             axes.text(value * factor, place - 0.3, words, ha="center", va="bottom", fontsize=8)
-        if lowest is not None:
-            axes.axvline(lowest * factor, color=BAD, linewidth=1.2, linestyle=(0, (3, 2)))
-            axes.annotate(
-                "lowest allowed", (lowest * factor, len(values) - 0.45), (4, 0), color=BAD,
-                fontsize=8, textcoords="offset points", va="bottom",
-            )  # fmt: skip
-        _rows(axes, [series.label for series, _, _ in values])
+        axes.axvline(lowest * factor, color=BAD, linewidth=1.2, linestyle=(0, (3, 2)))
+        axes.annotate(
+            "lowest allowed", (lowest * factor, len(values) - 0.45), (4, 0), color=BAD,
+            fontsize=8, textcoords="offset points", va="bottom",
+        )  # fmt: skip
+        rows(axes, [series.label for series, _, _ in values])
         axes.set_ylim(len(values) - 0.4, -0.75)
         axes.margins(x=0.12)
         axes.set_xlabel(f"{metric}, %" if as_share else metric)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        return _svg(figure, name, f"{metric} with its 95 % interval")
+        return svg(figure, name, f"{metric} with its 95 % interval")
 
 
 def training_curve(name: str, points: Sequence[tuple[int, float, float]]) -> str:
     """Training loss and accuracy over steps, one above the other."""
     steps = [step for step, _, _ in points]
-    with _style(name):
+    with style(name):
         figure = Figure(figsize=(WIDTH_IN, 2.9), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         marker = "o" if len(points) < 20 else ""
@@ -169,21 +172,22 @@ def training_curve(name: str, points: Sequence[tuple[int, float, float]]) -> str
             axes.set_axisbelow(True)
         upper.set_ylim(bottom=0)
         lower.set_xlabel("training step")
-        return _svg(figure, name, "Training loss and accuracy")
+        return svg(figure, name, "Training loss and accuracy")
 
 
-def _style(name: str) -> contextlib.AbstractContextManager[None]:
+def style(name: str) -> contextlib.AbstractContextManager[None]:
     """Our look, and ids that depend on the figure's name only."""
     look: Any = {**STYLE, "svg.hashsalt": name}
     return matplotlib.rc_context(look)
 
 
-def _panel(height_in: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+def panel(height_in: float, width_in: float = WIDTH_IN) -> tuple[Figure, Axes]:
+    """One pair of axes."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     return figure, figure.subplots()
 
 
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
+def rows(axes: Axes, labels: Sequence[str]) -> None:
     """One row a label, the first on top, without ticks."""
     axes.set_yticks(range(len(labels)))
     axes.set_yticklabels(labels, parse_math=False)
@@ -192,13 +196,14 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _legend(axes: Axes) -> None:
-    legend = axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
-    for text in legend.get_texts():
+def legend(axes: Axes) -> None:
+    """What each line is, without a frame."""
+    drawn = axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
+    for text in drawn.get_texts():
         text.set_parse_math(False)
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
+def svg(figure: Figure, name: str, title: str) -> str:
     """The figure as one element, its ids unique in a page that holds figures of other names."""
     out = io.StringIO()
     figure.patch.set_visible(False)

@@ -63,7 +63,7 @@ DATA = {
 }
 FINETUNE = {"epochs": "3", "lr": "2e-3", "head_lr": "1e-2", "batch": "16", "max_length": "32",
             "freeze_embeddings": "false", "precision": '"float32"'}  # fmt: skip
-VERIFY = {"max_accuracy_drop": "0.05", "min_agreement": "0.9", "latency_runs": "5",
+VERIFY = {"max_drop": "0.05", "min_agreement": "0.9", "latency_runs": "5",
           "golden_cases": "4", "float_rows": "30"}  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def test_quick_mode_says_so_in_every_place(
     write_recipe(
         shop / "quick.toml",
         finetune={"quick_rows": "80", "max_length": "32", "head_lr": "1e-2", "lr": "2e-3"},
-        verify={"quick_rows": "40", "min_agreement": "0.5", "max_accuracy_drop": "0.5"},
+        verify={"quick_rows": "40", "min_agreement": "0.5", "max_drop": "0.5"},
     )
     code, out, err = edge_convert(*run_arguments(shop, "quick.toml"), "--quick")
     assert (code, "quick mode" in out, "n = 40" in out) == (0, True, True)

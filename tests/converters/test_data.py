@@ -65,7 +65,10 @@ def test_the_first_rows_are_another_data_set(config: DataConfig) -> None:
     ("content", "says"),
     [
         (b"", "holds no rows"),
-        (b'{"text": "a", "label": "b"}\n{"text": "a"}\n', "line 2: label is missing"),
+        (b'{"text": "a", "label": "b"}\n{"text": "a"}\n',
+             "line 2: column 'label' is missing; found are text"),
+            (b'{"words": "a"}\n', "line 1: column 'text' is missing; found are words"),
+            (b'{"text": " ", "label": "b"}\n', "line 1: text is empty, expected words"),
         (b'{"text": 5, "label": "b"}\n', "line 1: text must be a string, found 5"),
         (b'{"text": "a"\n', "line 1: not valid JSON"),
         (b"\xff\xfe\n", "line 1: not valid JSON"),

@@ -165,7 +165,7 @@ def test_each_bound_refuses_by_itself(
         evidence(converted.model)[ORT_INT8],
         value=0.8, reference=0.8, agreement=1.0, golden_cosine=1.0,
     )  # fmt: skip
-    strict = replace(config, max_accuracy_drop=0.01, min_agreement=0.97, min_cosine=0.95)
+    strict = replace(config, max_drop=0.01, min_agreement=0.97, min_cosine=0.95)
     told = _refusal(replace(good, **changed), strict)  # type: ignore[arg-type]
     assert says in told
     assert bool(told) == bool(says)
