@@ -8,6 +8,7 @@ and `reshape` makes room for them before the weights are loaded.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -121,6 +122,10 @@ class Layer:
         self.module = module
         self.anatomy = anatomy
         self.index = index
+
+    def copy(self) -> Layer:
+        """The same layer outside of its encoder, with weights of its own."""
+        return Layer(copy.deepcopy(self.module), self.anatomy, self.index)
 
     def linear(self, role: str) -> torch.nn.Linear:
         """The linear map of `role`, one of `ROLES`; weight (out, in)."""
