@@ -10,140 +10,11 @@ import argparse
 import json
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
-from converters.cache import default_folder
-from edge_runtime.errors import EdgeError, exit_code
+from converters.arguments import PROG, parser
+from edge_runtime.errors import EdgeError, InputError, exit_code
 from edge_runtime.text import MAX_ERROR, plain
-from edge_runtime.version import VersionAction
-
-PROG = "edge-convert"
-
-EPILOG = """\
-examples:
-  edge-convert run examples/debian-sections/recipe.toml --profile generic-x86_64 --out build
-      fine-tune, export, quantize, measure, pack; report.html beside the bundle shows it all
-  edge-convert run my/recipe.toml --profile raspberry-pi-5 --profile my/board.toml --out build
-      the same model for two boards; what they share is computed once
-  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
-  edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
-  edge-convert profiles
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(
-        prog=PROG,
-        description="Turn a pretrained model into a small, fast bundle for an edge device, and "
-        "prove on the way that it still answers right.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action=VersionAction, help="show the release and end")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    run = _verb(
-        verbs,
-        "run",
-        "convert: recipe + profile → bundle and report",
-        "Run a recipe's passes for each profile. Writes NAME-VERSION-PROFILE.edge, the same as a "
-        "folder, and report.json and report.html. Results are cached: running again, or for "
-        "another profile, takes seconds.",
-        """\
-  edge-convert run examples/debian-sections/recipe.toml --profile generic-x86_64 --out build
-  edge-convert run my/recipe.toml --profile my/board.toml --out build --quick
-""",
-    )
-    run.add_argument("recipe", type=Path, help="the recipe, a .toml file")
-    run.add_argument(
-        "--profile",
-        action="append",
-        required=True,
-        metavar="NAME",
-        help="device profile: a name from `edge-convert profiles`, or a .toml file; repeatable",
-    )
-    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where bundles go")
-    run.add_argument(
-        "--model", metavar="ID|DIR", help="another model than the recipe's: a Hugging Face id, a "
-        "folder, or python-package:NAME",
-    )  # fmt: skip
-    run.add_argument(
-        "--quick",
-        action="store_true",
-        help="train on fewer rows and measure fewer, to see it work; figures say their n",
-    )
-    run.add_argument(
-        "--cache",
-        type=Path,
-        default=default_folder(),
-        metavar="DIR",
-        help="where results of passes are kept (default: %(default)s; $EDGE_CACHE)",
-    )
-    run.add_argument("--json", action="store_true", help="the whole report on stdout, as JSON")
-
-    inspect = _verb(
-        verbs,
-        "inspect",
-        "show what a bundle holds",
-        "Check every file of a bundle against its manifest and show what the manifest says.",
-        """\
-  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
-  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64      the same, as a folder
-  edge-convert inspect --json my.edge | jq .manifest.variants
-""",
-    )
-    inspect.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
-    inspect.add_argument("--json", action="store_true", help="the manifest and a summary, as JSON")
-
-    verify = _verb(
-        verbs,
-        "verify",
-        "prove a bundle: every digest, then the golden vectors on each engine",
-        "Check every file against the manifest, then run each variant's golden vectors on its own "
-        "engine, as a device does before it activates a bundle. Ends with 0 where every variant "
-        "passes, 1 where one fails, 3 where the bundle is not to be trusted.",
-        """\
-  edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
-  edge-convert verify --json my.edge | jq '.variants[] | {variant, value, latency_p95_ms}'
-""",
-    )
-    verify.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
-    verify.add_argument("--json", action="store_true", help="one report a variant, as JSON")
-
-    profiles = _verb(
-        verbs,
-        "profiles",
-        "list device profiles, or show one",
-        "List the device profiles that are shipped; or show one, or check one of your own: its "
-        "fields, the source of each, and that its engines can be converted for.",
-        """\
-  edge-convert profiles
-  edge-convert profiles raspberry-pi-5
-  edge-convert profiles my/board.toml
-""",
-    )
-    profiles.add_argument("name", nargs="?", help="show this one: a name or a .toml file")
-    profiles.add_argument("--json", action="store_true", help="as JSON")
-    return top
-
-
-def _verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    words: str,
-    description: str,
-    examples: str,
-) -> argparse.ArgumentParser:
-    return verbs.add_parser(
-        name,
-        help=words,
-        description=textwrap.fill(description, 80),
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        kept = "; finished passes stay in the cache" if arguments.verb == "run" else ""
+        kept = (
+            "; finished passes stay in the cache" if arguments.verb in ("run", "optimize") else ""
+        )
         print(f"{PROG}: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -196,6 +69,47 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _optimize(arguments: argparse.Namespace) -> int:
+    from converters.interrupt import remembered_interrupts
+
+    with remembered_interrupts():
+        return _search(arguments)
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from converters.progress import Terminal
+    from converters.search.base import base_recipe
+    from converters.search.budget import Budget, parse_budget
+    from converters.search.files import write_found
+    from converters.search.search import NotMet, Options, optimize
+    from converters.search.show import found_text
+    from edge_runtime.profile import load_profile
+
+    if not arguments.minutes > 0:
+        raise InputError(f"--minutes {arguments.minutes:g}: expected more than 0")
+    budget = parse_budget(arguments.budget, Budget())
+    profile = load_profile(arguments.profile)
+    recipe = base_recipe(arguments.model, arguments.data, arguments.out)
+    options = Options(
+        arguments.out, arguments.cache, arguments.minutes, not arguments.no_training,
+        arguments.quick,
+    )  # fmt: skip
+    try:
+        found = optimize(recipe, profile, budget, options, Terminal())
+    except NotMet as reason:
+        write_found(reason.found, arguments.out)
+        print(
+            json.dumps(reason.found.as_json(), indent=2) if arguments.json
+            else found_text(reason.found)
+        )  # fmt: skip
+        raise
+    report = write_found(found, arguments.out)
+    print(json.dumps(found.as_json(), indent=2) if arguments.json else found_text(found))
+    if not arguments.json:
+        print(f"report: {report}")
+    return 0
+
+
 def _inspect(arguments: argparse.Namespace) -> int:
     from converters.package import open_verified
     from converters.show import bundle_json, bundle_text
@@ -218,6 +132,17 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if all(report.passed for report in reports) else 1
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from converters.compare import compare, comparison_json, comparison_text
+
+    if arguments.runs < 1:
+        raise InputError(f"--runs {arguments.runs}: expected 1 or more")
+    found = compare(arguments.first, arguments.second, runs=arguments.runs)
+    print(json.dumps(comparison_json(found), indent=2) if arguments.json
+          else comparison_text(found))  # fmt: skip
+    return 0
+
+
 def _profiles(arguments: argparse.Namespace) -> int:
     from converters.show import profile_json, profile_text, profiles_text
     from edge_runtime.profile import load_profile, profile_names
@@ -238,7 +163,14 @@ def _profiles(arguments: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = {"run": _run, "inspect": _inspect, "verify": _verify, "profiles": _profiles}
+VERBS = {
+    "run": _run,
+    "optimize": _optimize,
+    "inspect": _inspect,
+    "verify": _verify,
+    "compare": _compare,
+    "profiles": _profiles,
+}
 
 
 def entry() -> None:

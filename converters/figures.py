@@ -10,6 +10,8 @@ import numpy.typing as npt
 from converters.model import ClassFigures
 
 FloatArray = npt.NDArray[np.float32]
+MAX_CONFUSED = 60
+"""Classes up to which a matrix of them can be read."""
 Z = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
 
@@ -59,3 +61,17 @@ def class_figures(
                 )
             )
     return tuple(figures)
+
+
+def confusion(
+    classes: int, targets: npt.NDArray[np.int64], answers: FloatArray
+) -> tuple[tuple[int, ...], ...]:
+    """How often rows of a label (first index) were answered with a class (second).
+
+    Empty where there are more than `MAX_CONFUSED` classes.
+    """
+    if classes > MAX_CONFUSED:
+        return ()
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (targets, answers.argmax(axis=1)), 1)
+    return tuple(tuple(row) for row in counts.tolist())

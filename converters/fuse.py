@@ -23,6 +23,9 @@ def fuse_onnx(
 ) -> tuple[bytes, Mapping[str, int]]:
     """The graph with fused operators, and how many of each kind there are now.
 
+    `heads` and `hidden` are the network's before pruning: a layer that has other numbers is
+    recognized by its own shapes, which come first.
+
     An architecture that is not in `FUSED_TYPES` comes back as it was, with no counts.
 
     Raises:

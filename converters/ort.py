@@ -14,14 +14,21 @@ def host_threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def open_session(model: bytes, *, extra_outputs: Sequence[str] = (), threads: int = 1) -> Any:
-    """A session on the CPU; tensors inside the graph named in `extra_outputs` can be asked for."""
+def load_engine() -> Any:
+    """The module `onnxruntime`, told first not to report to its vendor."""
     # Newer engines report to their vendor unless told before the import.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnx
     import onnxruntime
 
+    return onnxruntime
+
+
+def open_session(model: bytes, *, extra_outputs: Sequence[str] = (), threads: int = 1) -> Any:
+    """A session on the CPU; tensors inside the graph named in `extra_outputs` can be asked for."""
+    onnxruntime = load_engine()
     if extra_outputs:
+        import onnx
+
         proto = onnx.load_from_string(model)
         present = {output.name for output in proto.graph.output}
         for name in extra_outputs:

@@ -93,34 +93,52 @@ def _export_litert(model: Model, lengths: list[int]) -> _Exported:
 
 
 def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, Json]]:
-    """The ONNX candidates with fused operators; others as they are."""
-    counts: dict[str, Json] = {}
+    """The ONNX candidates with fused operators and folded constants; others as they are.
+
+    Figures: operators by name, nodes that folding took away, and the most that activations take
+    before and after, for the longest text.
+    """
+    figures: dict[str, Json] = {"fused_operators": {}}
 
     def rewrite(candidate: Candidate) -> Candidate:
-        def make(out: Path) -> None:
-            from converters.fuse import fuse_onnx
-
-            source = model.source
-            with job.progress.busy(f"fuse operators of {candidate.id}"):
-                fused, found = fuse_onnx(
-                    candidate.artifact.path.read_bytes(),
-                    architecture=source.architecture,
-                    heads=source.heads,
-                    hidden=source.hidden,
-                )
-            (out / _file("onnxruntime")).write_bytes(fused)
-            (out / "counts.json").write_text(json.dumps(found))
-
         parts: dict[str, object] = {
             "file": candidate.artifact.sha256,
             "source": model.source.architecture,
+            "tokens": job.lengths[-1],
             "tools": tool_versions("onnx", "onnxruntime"),
         }
-        folder = job.cache.folder("fuse", parts, make)
-        counts.update(json.loads((folder / "counts.json").read_text()))
+        folder = job.cache.folder("fuse", parts, lambda out: _fuse_one(candidate, model, job, out))
+        figures.update(json.loads((folder / "figures.json").read_text()))
         return replace(candidate, artifact=Artifact.of(folder / _file("onnxruntime")))
 
-    return _each(model, "onnxruntime", rewrite), {"fused_operators": counts}
+    return _each(model, "onnxruntime", rewrite), figures
+
+
+def _fuse_one(candidate: Candidate, model: Model, job: Job, out: Path) -> None:
+    """Write file and figures to `out`."""
+    from converters.fold import fold_constants
+    from converters.fuse import fuse_onnx
+    from converters.memory import activations
+
+    plain, tokens = candidate.artifact.path.read_bytes(), job.lengths[-1]
+    with job.progress.busy(f"fuse operators of {candidate.id}"):
+        fused, found = fuse_onnx(
+            plain,
+            architecture=model.source.architecture,
+            heads=model.source.heads,
+            hidden=model.source.hidden,
+        )
+        fused, folded = fold_constants(fused)
+        before, after = (
+            activations("onnxruntime", one, tokens).peak_bytes for one in (plain, fused)
+        )
+    (out / _file("onnxruntime")).write_bytes(fused)
+    figures = {
+        "fused_operators": found,
+        "folded_nodes": folded,
+        "peak_activation_bytes": {"before": before, "after": after},
+    }
+    (out / "figures.json").write_text(json.dumps(figures))
 
 
 def _each(model: Model, backend: str, rewrite: Callable[[Candidate], Candidate]) -> Model:

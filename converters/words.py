@@ -35,7 +35,13 @@ def export(figures: Figures) -> str:
 def fuse(figures: Figures) -> str:
     """The fuse pass."""
     counts = figures["fused_operators"]
-    return ", ".join(f"{count} {operator}" for operator, count in counts.items()) or "nothing"
+    words = [f"{count} {operator}" for operator, count in counts.items()]
+    if figures.get("folded_nodes"):
+        words.append(f"{figures['folded_nodes']} nodes folded")
+    if "peak_activation_bytes" in figures:
+        before, after = (figures["peak_activation_bytes"][one] for one in ("before", "after"))
+        words.append(f"activations {size(before)} → {size(after)} at most")
+    return ", ".join(words) or "nothing"
 
 
 def quantize(figures: Figures) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -196,9 +196,9 @@ def rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def legend(axes: Axes) -> None:
+def legend(axes: Axes, place: Literal["upper left", "upper right"] = "upper left") -> None:
     """What each line is, without a frame."""
-    drawn = axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper left")
+    drawn = axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc=place)
     for text in drawn.get_texts():
         text.set_parse_math(False)
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Run every test in every environment that is set up, then say in a table how each one ended.
 #
-# The device's suites on the other Pythons run side by side, since they mostly wait; then everything
-# runs on the host's Python, alone, so that its clocks are its own. A device's Python that was not
-# found is named, never passed over in silence; a suite that leaves no exit code has failed. On the
-# host nothing may be skipped but what is named in tests/conftest.py.
+# The device's suites on the other Pythons run behind the converter's, since they mostly wait; then
+# everything else runs on the host's Python, alone, so that its clocks are its own.
+# A device's Python that was not found is named, never passed over in silence; a suite that leaves no
+# exit code has failed. On the host nothing may be skipped but what is named in tests/conftest.py.
 #   SYSTEM=0       leave the tests out that need a real broker
 #   PYTEST_ARGS    handed to every pytest
 set -uo pipefail
@@ -35,7 +35,7 @@ selection=()
 [[ ${SYSTEM:-1} == 0 ]] && selection=(-m "not system")
 suites=() missing=()
 
-echo "== tests: the device's, on other Pythons"
+echo "== tests: the device's, on other Pythons; the converter's"
 for version in 3.10 3.13; do
     name="device on Python $version" folder=.venv-py${version/./}
     if found "$folder"; then
@@ -45,11 +45,16 @@ for version in 3.10 3.13; do
         missing+=("$name")
     fi
 done
+# In the foreground: a job in the background ignores interrupts, which these tests send themselves.
+converters="the converter's on the host's Python"
+echo "-- $converters"
+EDGE_ALL_HERE=1 suite "$converters" .venv tests/converters
 wait
 for name in ${suites[@]+"${suites[@]}"}; do
     echo "-- $name"
     cat "$logs/$name"
 done
+suites+=("$converters")
 
 echo "== tests: contracts on tflite-runtime"
 name="device with tflite-runtime"
@@ -60,10 +65,10 @@ else
     missing+=("$name")
 fi
 
-echo "== tests: everything, on the host's Python"
-name="everything on the host's Python"
+echo "== tests: everything else, on the host's Python"
+name="everything else on the host's Python"
 suites+=("$name")
-EDGE_ALL_HERE=1 suite "$name" .venv ${selection[@]+"${selection[@]}"} tests
+EDGE_ALL_HERE=1 suite "$name" .venv ${selection[@]+"${selection[@]}"} tests --ignore tests/converters
 
 echo "== summary"
 failed=0

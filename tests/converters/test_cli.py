@@ -177,7 +177,7 @@ BAD = {
     ),
     "no recipe": (lambda shop: (shop / "recipe.toml").unlink(), "recipe.toml: cannot be read"),
     "no training data": (lambda shop: (shop / "train.jsonl").unlink(), "train.jsonl: cannot be"),
-    "a wrong column": (recipe(data={"text": '"body"'}), "line 1: body is missing"),
+    "a wrong column": (recipe(data={"text": '"body"'}), "line 1: column 'body' is missing"),
     "one class": (one_class, "the labels hold 1 class (games)"),
     "no calibration": (recipe(data={"calibration": ""}), "calibration is missing"),
     "calibration is test": (recipe(data={"calibration": '"test.jsonl.xz"'}), "the same file"),
@@ -201,7 +201,7 @@ BAD = {
     ),
     "an unknown quantization": (
         recipe(quantize='recipes = { litert = "w1" }\n'),
-        "recipe.toml: quantization 'w1' is not known for engine litert; known are dynamic_w8",
+        "recipe.toml: quantization 'w1' is not known for engine litert; known are ",
     ),
     "an unknown engine in the recipe": (
         recipe(quantize='recipes = { tensorrt = "w8" }\n'), "names the engine 'tensorrt'"

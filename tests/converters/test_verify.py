@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -48,7 +49,7 @@ def evidence(model: Model) -> Mapping[str, Evidence]:
 def ruined(candidate: Candidate, folder: Path, factor: float) -> Candidate:
     """The candidate, the head's weights multiplied: the engine runs it and says nothing."""
     proto = onnx.load(candidate.artifact.path)
-    shapes = [HIDDEN, len(CLASSES)], [len(CLASSES)]
+    shapes = [len(CLASSES), HIDDEN], [len(CLASSES)]
     head = [tensor for tensor in proto.graph.initializer if list(tensor.dims) in shapes]
     assert len(head) == 2
     for tensor in head:
@@ -154,18 +155,19 @@ def test_where_no_quantized_variant_is_left_the_conversion_fails(
         ({"golden_cosine": 0.5}, "cosine 0.5000 to the reference on a golden vector"),
         ({"value": 0.75}, "accuracy 75.00% on 100 rows, the reference has 80.00%"),
         ({"agreement": 0.95}, "agrees with the reference on 95.00% of 100 rows"),
-        ({"metric": "cosine", "value": 0.94}, "cosine 0.9400 to the reference, the mean over 100"),
-        ({"metric": "cosine", "value": 0.96, "agreement": 0.0}, ""),
+        ({"value": float("nan")}, "accuracy nan% on 100 rows"),
+        ({"metric": "cosine", "value": 0.94, "reference": 1.0}, "cosine 0.9400 on 100 rows, the "),
+        ({"metric": "cosine", "value": 0.995, "reference": 1.0, "agreement": 0, "classes": ()}, ""),
     ],
 )
 def test_each_bound_refuses_by_itself(
-    changed: dict[str, float], says: str, converted: Conversion, config: VerifyConfig
+    changed: dict[str, Any], says: str, converted: Conversion, config: VerifyConfig
 ) -> None:
     good = replace(
         evidence(converted.model)[ORT_INT8],
         value=0.8, reference=0.8, agreement=1.0, golden_cosine=1.0,
     )  # fmt: skip
     strict = replace(config, max_drop=0.01, min_agreement=0.97, min_cosine=0.95)
-    told = _refusal(replace(good, **changed), strict)  # type: ignore[arg-type]
+    told = _refusal(replace(good, **changed), strict)
     assert says in told
     assert bool(told) == bool(says)

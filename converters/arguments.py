@@ -1,0 +1,226 @@
+"""The arguments of `edge-convert`, verb by verb, with an example for each."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import TypeAlias
+
+from converters.cache import default_folder
+from edge_runtime.version import VersionAction
+
+PROG = "edge-convert"
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EPILOG = """\
+examples:
+  edge-convert run examples/debian-sections/recipe.toml --profile generic-x86_64 --out build
+      fine-tune, export, quantize, measure, pack; report.html beside the bundle shows it all
+  edge-convert run my/recipe.toml --profile raspberry-pi-5 --profile my/board.toml --out build
+      the same model for two boards; what they share is computed once
+  edge-convert optimize examples/debian-sections/recipe.toml --profile generic-x86_64 \\
+      --budget faster=8,smaller=10,drop=2% --out build/small
+      search for the best bundle within a budget: smaller shapes, distilled and quantized
+  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
+  edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
+  edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge build/small
+  edge-convert profiles
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog=PROG,
+        description="Turn a pretrained model into a small, fast bundle for an edge device, and "
+        "prove on the way that it still answers right.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action=VersionAction, help="show the release and end")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_run, _optimize, _inspect, _verify, _compare, _profiles):
+        add(verbs)
+    return top
+
+
+def _run(verbs: Verbs) -> None:
+    run = _verb(
+        verbs,
+        "run",
+        "convert: recipe + profile → bundle and report",
+        "Run a recipe's passes for each profile. Writes NAME-VERSION-PROFILE.edge, the same as a "
+        "folder, and report.json and report.html. Results are cached: running again, or for "
+        "another profile, takes seconds.",
+        """\
+  edge-convert run examples/debian-sections/recipe.toml --profile generic-x86_64 --out build
+  edge-convert run my/recipe.toml --profile my/board.toml --out build --quick
+""",
+    )
+    run.add_argument("recipe", type=Path, help="the recipe, a .toml file")
+    run.add_argument(
+        "--profile",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="device profile: a name from `edge-convert profiles`, or a .toml file; repeatable",
+    )
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where bundles go")
+    run.add_argument(
+        "--model", metavar="ID|DIR", help="another model than the recipe's: a Hugging Face id, a "
+        "folder, or python-package:NAME",
+    )  # fmt: skip
+    run.add_argument(
+        "--quick",
+        action="store_true",
+        help="train on fewer rows and measure fewer, to see it work; figures say their n",
+    )
+    run.add_argument(
+        "--cache",
+        type=Path,
+        default=default_folder(),
+        metavar="DIR",
+        help="where results of passes are kept (default: %(default)s; $EDGE_CACHE)",
+    )
+    run.add_argument("--json", action="store_true", help="the whole report on stdout, as JSON")
+
+
+def _optimize(verbs: Verbs) -> None:
+    optimize = _verb(
+        verbs,
+        "optimize",
+        "search: model + data + budget → the best bundle, and what others cost",
+        "Prune, distil and quantize a model in many ways, within a time, and keep the best bundle "
+        "for a budget. Writes the bundle, chosen.toml (the recipe that makes it again) and "
+        "optimize.json and optimize.html (everything that was tried). What was computed is cached: "
+        "interrupted, it goes on where it was. Ends with 1 where nothing meets the budget, and "
+        "says what came nearest.",
+        """\
+  edge-convert optimize examples/debian-sections/recipe.toml --profile generic-x86_64 \\
+      --budget faster=8,smaller=10,drop=2% --out build/small
+  edge-convert optimize sentence-transformers/all-MiniLM-L6-v2 --data my/texts \\
+      --profile raspberry-pi-5 --budget drop=0.02 --minutes 30 --out build/small
+  edge-convert optimize my/recipe.toml --profile generic-x86_64 --no-training --out build/ptq
+""",
+    )
+    optimize.add_argument(
+        "model", metavar="MODEL|RECIPE", help="a Hugging Face id, a folder, python-package:NAME; "
+        "or a recipe, a .toml file",
+    )  # fmt: skip
+    optimize.add_argument(
+        "--data", type=Path, metavar="DIR", help="train, calibration, test and perhaps unlabelled, "
+        "each .jsonl or .jsonl.xz; not with a recipe",
+    )  # fmt: skip
+    optimize.add_argument(
+        "--profile", required=True, metavar="NAME", help="device profile: a name or a .toml file"
+    )
+    optimize.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="BOUNDS",
+        help="name=value with commas between, of latency_ms (on this host), size_bytes, "
+        "ram_bytes, drop (of the metric), faster and smaller (times, than the float model) "
+        "(default: drop=1%%)",
+    )
+    optimize.add_argument(
+        "--minutes", type=float, default=60, metavar="N", help="about how long (default: 60)"
+    )
+    optimize.add_argument(
+        "--no-training", action="store_true", help="only what is done after training: quantization"
+    )
+    optimize.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
+    optimize.add_argument("--quick", action="store_true", help="fewer rows; figures say their n")
+    optimize.add_argument(
+        "--cache", type=Path, default=default_folder(), metavar="DIR",
+        help="where results of passes are kept (default: %(default)s; $EDGE_CACHE)",
+    )  # fmt: skip
+    optimize.add_argument("--json", action="store_true", help="everything on stdout, as JSON")
+
+
+def _inspect(verbs: Verbs) -> None:
+    inspect = _verb(
+        verbs,
+        "inspect",
+        "show what a bundle holds",
+        "Check every file of a bundle against its manifest and show what the manifest says.",
+        """\
+  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
+  edge-convert inspect build/debian-sections-1.0.0-generic-x86_64      the same, as a folder
+  edge-convert inspect --json my.edge | jq .manifest.variants
+""",
+    )
+    inspect.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
+    inspect.add_argument("--json", action="store_true", help="the manifest and a summary, as JSON")
+
+
+def _verify(verbs: Verbs) -> None:
+    verify = _verb(
+        verbs,
+        "verify",
+        "prove a bundle: every digest, then the golden vectors on each engine",
+        "Check every file against the manifest, then run each variant's golden vectors on its own "
+        "engine, as a device does before it activates a bundle. Ends with 0 where every variant "
+        "passes, 1 where one fails, 3 where the bundle is not to be trusted.",
+        """\
+  edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
+  edge-convert verify --json my.edge | jq '.variants[] | {variant, value, latency_p95_ms}'
+""",
+    )
+    verify.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
+    verify.add_argument("--json", action="store_true", help="one report a variant, as JSON")
+
+
+def _compare(verbs: Verbs) -> None:
+    compare = _verb(
+        verbs,
+        "compare",
+        "put two bundles side by side: size, quality, answers, latency",
+        "Check both bundles, show what differs in their manifests, let both answer the texts of "
+        "the first one's golden vectors, and time every variant of both in turns on this host. "
+        "Says so where figures are not to be compared, such as of different test rows.",
+        """\
+  edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge build/small/small.edge
+  edge-convert compare --json old.edge new.edge | jq .answers
+""",
+    )
+    compare.add_argument("first", type=Path, help="an .edge file or a bundle's folder: A")
+    compare.add_argument("second", type=Path, help="another: B")
+    compare.add_argument(
+        "--runs", type=int, default=30, metavar="N", help="latency runs of each (default: 30)"
+    )
+    compare.add_argument("--json", action="store_true", help="everything, as JSON")
+
+
+def _profiles(verbs: Verbs) -> None:
+    profiles = _verb(
+        verbs,
+        "profiles",
+        "list device profiles, or show one",
+        "List the device profiles that are shipped; or show one, or check one of your own: its "
+        "fields, the source of each, and that its engines can be converted for.",
+        """\
+  edge-convert profiles
+  edge-convert profiles raspberry-pi-5
+  edge-convert profiles my/board.toml
+""",
+    )
+    profiles.add_argument("name", nargs="?", help="show this one: a name or a .toml file")
+    profiles.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _verb(
+    verbs: Verbs,
+    name: str,
+    words: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=words,
+        description=textwrap.fill(description, 80),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -1,0 +1,1 @@
+"""Find the best bundle for a budget: shapes, precisions and training, tried in order of promise."""

@@ -1,0 +1,120 @@
+"""The rungs of a search: shapes are pruned and taught a little, the better ones more and more.
+
+A shape's place is decided by the rows that are held out of its training. How long a step takes is
+first estimated and then known from the rungs before; what a cached rung took when it was run counts
+as if it were run now, so that a search that goes on decides as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from converters.model import Job, Model
+from converters.passes import PassConfig
+from converters.pipeline import run_passes
+from converters.search.halving import Rung, plan, survivors
+from converters.search.recipes import lesson, shaping, teaching
+from converters.search.space import Encoder, Shape
+from converters.search.speed import step_seconds
+
+WARNING_SHARE = 0.85
+"""Of the time; after that nothing new is begun, because what is left is needed to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A shape on its way: its weights so far, the passes that made them, and what they are worth.
+
+    `rungs` are the steps of each training, `seconds` what they took; `loss` is of the held-out rows
+    in `held_out`, lower is better.
+    """
+
+    shape: Shape
+    model: Model
+    passes: tuple[PassConfig, ...]
+    rungs: tuple[int, ...]
+    loss: float
+    seconds: float
+    held_out: dict[str, float]
+
+    @property
+    def step_s(self) -> float:
+        """Seconds a training step took."""
+        return self.seconds / sum(self.rungs)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What all rungs share. `seconds` are for all training; after `deadline`, of the monotonic
+    clock, no rung is begun, but for the very first.
+    """
+
+    reference: Model
+    encoder: Encoder
+    job: Job
+    seconds: float
+    deadline: float
+
+
+def climb(ladder: Ladder, shapes: Sequence[Shape]) -> tuple[list[Candidate], str]:
+    """Train; returns those that were, the best first, and why it ended early, or nothing."""
+    taught = lesson(ladder.job.recipe.task, ladder.job.recipe.data.max_length)
+    nominal = [step_seconds(ladder.encoder, one, taught, ladder.job.cache) for one in shapes]
+    rungs = plan(len(shapes), nominal, ladder.seconds)
+    if not rungs:
+        return [], "the time is too short to train anything"
+    done: dict[str, Candidate] = {}
+    going = list(shapes[: rungs[0].keep])
+    for number, rung in enumerate(rungs):
+        if number:
+            losses = [(one.name, done[one.name].loss) for one in going]
+            going = [done[name].shape for name in survivors(losses, rung.keep)]
+        steps = _steps(ladder, rungs, number, [done[one.name] for one in going if number])
+        for shape in going:
+            if done and time.monotonic() > ladder.deadline:
+                return ranked(done.values()), "the time was over before the plan was done"
+            done[shape.name] = _taught(ladder, shape, done.get(shape.name), steps)
+    return ranked(done.values()), ""
+
+
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Who trained longest first; of those, the best first."""
+    return sorted(candidates, key=lambda one: (-len(one.rungs), one.loss, one.shape.name))
+
+
+def _steps(ladder: Ladder, rungs: Sequence[Rung], number: int, going: Sequence[Candidate]) -> int:
+    """Steps of a rung: those of the plan, corrected by how long steps turned out to take."""
+    if not going:
+        return rungs[number].steps
+    share = ladder.seconds / len(rungs)
+    return max(1, int(share / sum(one.step_s for one in going)))
+
+
+def _taught(ladder: Ladder, shape: Shape, before: Candidate | None, steps: int) -> Candidate:
+    """The candidate after one more rung."""
+    job = ladder.job
+    taught = lesson(job.recipe.task, job.recipe.data.max_length)
+    rungs = (*(before.rungs if before else ()), steps)
+    lessons = teaching(ladder.encoder, shape, taught, rungs)
+    fresh = lessons[-1:] if before else [*shaping(ladder.encoder, shape), *lessons]
+    job.progress.say(f"{shape.name}: rung {len(rungs)}, {steps} steps")
+    conversion = run_passes(before.model if before else ladder.reference, fresh, job)
+    figures: dict[str, object] = dict(conversion.passes["distil"])
+    held = figures["held_out"]
+    assert isinstance(held, dict)
+    return Candidate(
+        shape=shape,
+        model=conversion.model,
+        passes=(*(before.passes if before else ()), *fresh),
+        rungs=rungs,
+        loss=_loss(held),
+        seconds=(before.seconds if before else 0.0) + float(str(figures["seconds"])),
+        held_out={name: float(value) for name, value in held.items()},
+    )
+
+
+def _loss(held: Mapping[str, float]) -> float:
+    """What candidates are ranked by: a classifier's regret, else how many neighbours are lost."""
+    return float(held["regret"]) if "regret" in held else 1 - float(held["recall@10"])

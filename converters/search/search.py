@@ -1,0 +1,260 @@
+"""From a recipe, a profile and a budget to the best bundle that was found, with the evidence.
+
+Steps: 1. the reference; 2. the reference quantized after training, which costs no training and may
+be enough; 3. shapes that could meet the budget; 4. rungs of successive halving, see `ladder`;
+5. those that got furthest, quantized, answer the test rows; 6. all of them take turns on the clock:
+front and choice; 7. the choice's own recipe, run like any other, makes the bundle.
+
+Every step is a pass of a recipe and comes from the cache when it is asked for again, so a search
+that was interrupted goes on where it was. The test rows decide nothing but between finalists.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from converters.anatomy import layers_of
+from converters.cache import Cache
+from converters.checks import check_engines, check_output
+from converters.configs import VerifyConfig
+from converters.data import Rows, load_dataset
+from converters.model import FLOAT, Job, Model
+from converters.network import load_encoder
+from converters.passes import PassConfig
+from converters.pipeline import Conversion, begin, run_passes
+from converters.progress import Progress
+from converters.quantize.config import QuantizeConfig
+from converters.recipe import Recipe, load_recipe
+from converters.search.budget import Budget
+from converters.search.front import choose, front, refusal
+from converters.search.ladder import WARNING_SHARE, Candidate, Ladder, climb
+from converters.search.measure import finalists, measure, together
+from converters.search.recipes import compression_passes, finished, weights_passes
+from converters.search.result import ORIGINAL, Finalist, Found, Tried
+from converters.search.space import (
+    Encoder,
+    Measured,
+    latency_ms,
+    promising,
+    size_bytes,
+    whole,
+)
+from converters.search.written import recipe_toml
+from edge_runtime.errors import DeviceError, InputError
+from edge_runtime.profile import DeviceProfile
+
+TRAINING_SHARE = 0.65
+"""Of the minutes; the rest is for the teacher's answers, exports and measurements."""
+MAX_CANDIDATES = 6
+FINALISTS = 3
+VOCABULARY_SHARES = (0.4, 0.25, 0.15)
+"""Sizes of a trimmed vocabulary to try where a size is bounded, as shares of the original's."""
+RECIPE_FILE = "chosen.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to search, apart from what. `training` False tries only what needs none."""
+
+    out: Path
+    cache: Path
+    minutes: float
+    training: bool = True
+    quick: bool = False
+
+
+class NotMet(InputError):
+    """No candidate meets the budget. `found` has all that was tried."""
+
+    def __init__(self, told: str, found: Found) -> None:
+        super().__init__(told)
+        self.found = found
+
+
+def optimize(
+    recipe: Recipe, profile: DeviceProfile, budget: Budget, options: Options, progress: Progress
+) -> Found:
+    """Search, write the choice's recipe to `options.out` and make its bundle there.
+
+    Raises:
+        NotMet: no candidate is within the budget; the nearest is named, and what binds.
+        EdgeError: the recipe, its data, its model or a result is not as it should be.
+    """
+    started = time.monotonic()
+    check_engines(recipe, [profile])
+    check_output(options.out)
+    data = load_dataset(recipe.data, recipe.task)
+    _check_claim(data.test, budget)
+    cache = Cache(options.cache)
+    job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
+    reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model  # 1
+    base = _measured(ORIGINAL, reference, (), budget, job)  # 2
+    conversions = {ORIGINAL: base}
+    found = finalists(ORIGINAL, base, job)
+    budget = budget.against(_float(found).cost)
+    tried: list[Tried] = []
+    stopped = ""
+    if options.training:
+        encoder = _encoder(reference)
+        measured = _best(found, encoder)
+        candidates, stopped = _trained(reference, encoder, measured, budget, options, job, started)
+        tried = [_tried(one, encoder, measured, job) for one in candidates]
+        for one in candidates[:FINALISTS]:  # 5
+            name = one.shape.name
+            conversions[name] = _measured(name, one.model, one.passes, budget, job)
+            found += finalists(name, conversions[name], job)
+    config = _verify(recipe)
+    pairs = [(conversions[one.candidate], one) for one in found]
+    found = together(pairs, job, config.latency_runs)  # 6
+    costs = {one.id: one.cost for one in found if one.quantized}
+    result = Found(
+        budget=budget,
+        minutes=options.minutes,
+        seconds=time.monotonic() - started,
+        tried=tuple(tried),
+        finalists=tuple(found),
+        front=tuple(front({one.id: one.cost for one in found})),
+        choice=choose(costs, budget),
+        recipe=None,
+        conversions=conversions,
+        chosen=None,
+        stopped=stopped,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+    )
+    if result.choice is None:
+        raise NotMet(refusal(costs, budget), result)
+    return _made(result, job)  # 7
+
+
+def _check_claim(test: Rows, budget: Budget) -> None:
+    """One row that is answered otherwise must not be more than may be lost."""
+    if budget.drop and len(test) * budget.drop < 1:
+        raise InputError(
+            f"data {test.path}: {len(test)} rows cannot show that at most {budget.drop:.2%} is "
+            f"lost; expected {math.ceil(1 / budget.drop)} or more, or a larger drop in the budget"
+        )
+
+
+def _measured(
+    name: str, model: Model, compression: Sequence[PassConfig], budget: Budget, job: Job
+) -> Conversion:
+    job.progress.say(f"{name}: export, quantize, answer the test rows")
+    return measure(model, _finished(job.recipe, compression, budget, ()), job)
+
+
+def _finished(
+    recipe: Recipe, compression: Sequence[PassConfig], budget: Budget, engines: tuple[str, ...]
+) -> Recipe:
+    """A candidate's whole recipe."""
+    verify = replace(_verify(recipe), max_drop=budget.drop, min_agreement=0.0)
+    quantization = recipe.config(QuantizeConfig) or QuantizeConfig({})
+    return finished(recipe, compression, quantization, verify, engines)
+
+
+def _verify(recipe: Recipe) -> VerifyConfig:
+    config = recipe.config(VerifyConfig)
+    assert config is not None  # no recipe is without
+    return config
+
+
+def _encoder(model: Model) -> Encoder:
+    """What the estimates need to know of the reference."""
+    layers = layers_of(load_encoder(model.encoder))
+    return Encoder(
+        depth=len(layers),
+        hidden=model.source.hidden,
+        heads=layers[0].heads,
+        intermediate=layers[0].shape.intermediate,
+        vocabulary=model.source.vocabulary,
+    )
+
+
+def _float(found: Sequence[Finalist]) -> Finalist:
+    """What ratios are taken of: the original's float model, on ONNX Runtime where it is there."""
+    floats = [one for one in found if not one.quantized] or list(found)
+    return next((one for one in floats if one.name.startswith("ort")), floats[0])
+
+
+def _best(found: Sequence[Finalist], encoder: Encoder) -> Measured:
+    """Of the reference's variants the fastest: what estimates are scaled by."""
+    fastest = min((one for one in found if one.quantized), key=lambda one: one.cost.latency_ms)
+    parameters = encoder.parameters(whole(encoder, encoder.vocabulary))
+    return Measured(fastest.cost.latency_ms, fastest.cost.size_bytes / parameters)
+
+
+def _trained(
+    reference: Model,
+    encoder: Encoder,
+    measured: Measured,
+    budget: Budget,
+    options: Options,
+    job: Job,
+    started: float,
+) -> tuple[list[Candidate], str]:
+    vocabularies = [encoder.vocabulary]
+    if budget.size_bytes:
+        vocabularies += [int(encoder.vocabulary * share) for share in VOCABULARY_SHARES]
+    shapes = promising(  # 3
+        encoder,
+        budget,
+        measured,
+        tokens=job.lengths[-1],
+        vocabularies=vocabularies,
+        count=MAX_CANDIDATES,
+    )
+    job.progress.say(f"{len(shapes)} shapes could meet the budget ({budget.words()})")
+    ladder = Ladder(
+        reference,
+        encoder,
+        job,
+        seconds=60 * TRAINING_SHARE * options.minutes,
+        deadline=started + 60 * WARNING_SHARE * options.minutes,
+    )
+    return climb(ladder, shapes) if shapes else ([], "no shape could meet the budget")  # 4
+
+
+def _tried(one: Candidate, encoder: Encoder, measured: Measured, job: Job) -> Tried:
+    return Tried(
+        name=one.shape.name,
+        rungs=one.rungs,
+        loss=one.loss,
+        seconds=one.seconds,
+        estimated_ms=latency_ms(encoder, one.shape, measured, job.lengths[-1]),
+        estimated_bytes=size_bytes(encoder, one.shape, measured),
+        held_out=one.held_out,
+    )
+
+
+def _made(result: Found, job: Job) -> Found:
+    """The result with the choice's recipe written and its bundle made from it."""
+    assert result.choice is not None
+    chosen = result.finalist(result.choice)
+    before = result.conversions[chosen.candidate].recipe
+    backend = next(
+        one.backend
+        for one in result.conversions[chosen.candidate].model.candidates
+        if one.id == chosen.name and one.precision != FLOAT
+    )
+    recipe = _finished(job.recipe, compression_passes(before), result.budget, (backend,))
+    path = job.out / RECIPE_FILE
+    try:
+        path.write_text(recipe_toml(recipe, job.out, _comment(result)), encoding="utf-8")
+    except OSError as reason:
+        raise DeviceError(f"recipe {path}: cannot be written ({reason.strerror})") from None
+    written = load_recipe(path)
+    made = replace(job, recipe=written)
+    conversion = run_passes(begin(written, job.data, job.cache), written.passes, made)
+    return replace(result, recipe=path, chosen=conversion)
+
+
+def _comment(result: Found) -> str:
+    return (
+        f"Found by edge-convert optimize for the budget: {result.budget.words()}.\n"
+        f"Its choice was {result.choice}. To make the bundle again:\n\n"
+        f"    edge-convert run {RECIPE_FILE} --profile NAME --out DIR"
+    )

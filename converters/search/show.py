@@ -1,0 +1,49 @@
+"""A search's result as a text table of 80 columns: the finalists, the front, the choice."""
+
+from __future__ import annotations
+
+from converters.metrics import figure_words
+from converters.search.result import Found
+from converters.show import table
+from edge_runtime.text import MAX_ERROR, plain, size
+
+
+def found_text(found: Found) -> str:
+    """For people; a finalist takes two lines, its name and its figures."""
+    names, rows = [], []
+    base = next(
+        (one for one in found.finalists if not one.quantized and one.name.startswith("ort")),
+        found.finalists[0],
+    )
+    for one in sorted(found.finalists, key=lambda one: one.cost.latency_ms):
+        marks = [
+            *(["the choice"] if one.id == found.choice else []),
+            *(["on the front"] if one.id in found.front else []),
+            *([] if not found.budget.broken(one.cost) else ["over budget"]),
+        ]
+        names.append(plain(f"  {one.id}{': ' if marks else ''}{', '.join(marks)}"))
+        low, high = one.evidence.difference.interval
+        rows.append(
+            (
+                f"  {size(round(one.cost.size_bytes))} "
+                f"{base.cost.size_bytes / one.cost.size_bytes:.1f}x",
+                f"{one.cost.latency_ms:.2f} {base.cost.latency_ms / one.cost.latency_ms:.1f}x",
+                size(round(one.cost.ram_bytes)) if one.cost.ram_bytes else "",
+                figure_words(one.evidence.value, one.evidence.metric),
+                f"{low:+.4f} to {high:+.4f}",
+            )
+        )
+    metric = base.evidence.metric
+    head, *shown = table(
+        ("  size", "ms", "RAM", metric, "95 % against original"), rows
+    ).splitlines()
+    lines = [head, *(line for pair in zip(names, shown, strict=True) for line in pair)]
+    lines.append("  x: times smaller or faster than ONNX Runtime's float model; p50 of the longest")
+    lines.append("  input, 1 thread, batch 1, all in one run on this host, not on the board")
+    lines.append(f"  budget: {found.budget.words()}; {found.seconds / 60:.1f} minutes")
+    if found.stopped:
+        lines.append(plain(f"  ended early: {found.stopped}", MAX_ERROR))
+    if found.recipe is not None and found.chosen is not None:
+        lines.append(plain(f"  recipe: {found.recipe}", MAX_ERROR))
+        lines.append(plain(f"  bundle: {found.chosen.model.bundle}", MAX_ERROR))
+    return "\n".join(lines)

@@ -1,0 +1,166 @@
+"""The shapes that an encoder can be cut to, what each would cost, and which of them to try. Pure.
+
+A shape is a depth, a share of the feed-forward neurons and of the attention heads that stay, and a
+vocabulary. What it would cost is estimated from the multiplications it leaves, scaled by what was
+measured of the original; figures that are reported are always measured later.
+
+Which to try: at each target, a share of the original's cost, the widest shape of every depth that
+fits, because how best to spend a budget between depth and width differs from task to task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from converters.search.budget import Budget
+
+NEURONS = (1.0, 0.75, 0.5, 0.375, 0.25)
+HEADS = (1.0, 2 / 3, 1 / 2, 1 / 3)
+TARGETS = (0.6, 0.4, 0.25, 0.15)
+"""Shares of the original's multiplications that are aimed at where a budget bounds no cost."""
+FIXED = 0.04
+"""Share of the original's latency that no shape takes away: norms, adds, the head, the engine."""
+SLACK = 1.1
+"""An estimate may be wrong by this and the shape is tried all the same."""
+FILLED = 0.35
+"""A shape that would spend less than this of a bound wastes it and is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """What the estimates need of the original: sizes of its parts, all layers alike."""
+
+    depth: int
+    hidden: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+
+    def macs(self, shape: Shape, tokens: int) -> float:
+        """Multiplications of a text of `tokens` tokens, embedding and head left out."""
+        width = self.hidden * round(self.heads * shape.heads) / self.heads
+        weights = 4 * self.hidden * width + 2 * self.hidden * self.intermediate * shape.neurons
+        return float(shape.depth * tokens * (weights + 2 * tokens * width))
+
+    def parameters(self, shape: Shape) -> float:
+        """Weights of the matrices, the embedding's included."""
+        width = self.hidden * round(self.heads * shape.heads) / self.heads
+        weights = 4 * self.hidden * width + 2 * self.hidden * self.intermediate * shape.neurons
+        return float(shape.depth * weights + self.hidden * shape.vocabulary)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """`neurons` and `heads` are the shares that stay, 0..1; `vocabulary` is a number of tokens."""
+
+    depth: int
+    neurons: float
+    heads: float
+    vocabulary: int
+
+    @property
+    def name(self) -> str:
+        """A name that decodes, as `d3-n50-h100-v9k`."""
+        return (
+            f"d{self.depth}-n{round(100 * self.neurons)}-h{round(100 * self.heads)}"
+            f"-v{round(self.vocabulary / 1000)}k"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Of the original, quantized for its best engine: latency in ms, bytes a parameter."""
+
+    latency_ms: float
+    bytes_per_parameter: float
+
+
+def whole(encoder: Encoder, vocabulary: int) -> Shape:
+    """The original's own shape, with this vocabulary."""
+    return Shape(encoder.depth, 1.0, 1.0, vocabulary)
+
+
+def latency_ms(encoder: Encoder, shape: Shape, measured: Measured, tokens: int) -> float:
+    """Estimated latency at `tokens` tokens."""
+    share = encoder.macs(shape, tokens) / encoder.macs(whole(encoder, 0), tokens)
+    return measured.latency_ms * (FIXED + (1 - FIXED) * share)
+
+
+def size_bytes(encoder: Encoder, shape: Shape, measured: Measured) -> float:
+    """Estimated size of the quantized file."""
+    return encoder.parameters(shape) * measured.bytes_per_parameter
+
+
+def promising(
+    encoder: Encoder,
+    budget: Budget,
+    measured: Measured,
+    *,
+    tokens: int,
+    vocabularies: Sequence[int],
+    count: int,
+) -> list[Shape]:
+    """At most `count` shapes to train, the most capable of each depth first.
+
+    `vocabularies` are those that texts of the domain can do with, the largest first; the largest
+    that fits the size is taken.
+    """
+    bounds = [budget.latency_ms] if budget.latency_ms else [
+        target * measured.latency_ms for target in TARGETS
+    ]  # fmt: skip
+    ranked: list[list[Shape]] = []
+    for bound in bounds:
+        fitting = [
+            shape
+            for depth in range(encoder.depth, 0, -1)
+            if (shape := _widest(encoder, depth, bound, budget, measured, tokens, vocabularies))
+        ]
+        ranked.append(sorted(fitting, key=lambda one: -encoder.macs(one, tokens)))
+    found: list[Shape] = []
+    for place in range(max(map(len, ranked), default=0)):
+        for fitting in ranked:
+            if place < len(fitting) and fitting[place] not in found:
+                found.append(fitting[place])
+    return found[:count]
+
+
+def _widest(
+    encoder: Encoder,
+    depth: int,
+    bound_ms: float,
+    budget: Budget,
+    measured: Measured,
+    tokens: int,
+    vocabularies: Sequence[int],
+) -> Shape | None:
+    """The shape of this depth with the most multiplications within the bounds.
+
+    Heads go only where removing neurons alone does not do: they are harder to make good.
+    """
+    for heads in HEADS:
+        fitting = [
+            shape
+            for neurons in NEURONS
+            for vocabulary in vocabularies
+            if _fits(encoder, shape := Shape(depth, neurons, heads, vocabulary), bound_ms, budget,
+                     measured, tokens)
+        ]  # fmt: skip
+        if fitting:
+            return max(fitting, key=lambda one: (encoder.macs(one, tokens), one.vocabulary))
+    return None
+
+
+def _fits(
+    encoder: Encoder,
+    shape: Shape,
+    bound_ms: float,
+    budget: Budget,
+    measured: Measured,
+    tokens: int,
+) -> bool:
+    """Whether the shape's estimates are within the bounds, and use enough of the time."""
+    found = latency_ms(encoder, shape, measured, tokens)
+    size = size_bytes(encoder, shape, measured)
+    small = not budget.size_bytes or size <= SLACK * budget.size_bytes
+    return small and FILLED * bound_ms <= found <= SLACK * bound_ms

@@ -1,0 +1,244 @@
+"""The pure parts of a search: budgets, the front, the choice, shapes, rungs, recipes as TOML."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converters.configs import VerifyConfig
+from converters.distil.config import DistilConfig
+from converters.prune.config import PruneConfig
+from converters.quantize.config import Options, QuantizeConfig
+from converters.recipe import Recipe, load_recipe, parse_recipe
+from converters.search.budget import Budget, Cost, parse_budget
+from converters.search.front import choose, front, nearest, refusal
+from converters.search.halving import MIN_STEPS, plan, survivors
+from converters.search.recipes import compression_passes, finished, lesson, shaping, teaching
+from converters.search.space import (
+    SLACK,
+    Encoder,
+    Measured,
+    Shape,
+    latency_ms,
+    promising,
+    size_bytes,
+    whole,
+)
+from converters.search.written import recipe_toml
+from converters.vocabulary.config import VocabularyConfig
+from edge_runtime.errors import InputError
+from tests.converters.small import EXAMPLE
+
+MINILM = Encoder(depth=6, hidden=384, heads=12, intermediate=1536, vocabulary=30522)
+MEASURED = Measured(latency_ms=10.0, bytes_per_parameter=1.05)
+
+
+def cost(latency_ms: float, size_mb: float = 10, drop: float = 0.0, ram_mb: float = 50) -> Cost:
+    return Cost(latency_ms, size_mb * 1e6, ram_mb * 1e6, drop)
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("words", "budget"),
+    [
+        ([], Budget()),
+        (["latency_ms=4,drop=2%"], Budget(latency_ms=4, drop=0.02)),
+        (["size_bytes=9MB", "ram_bytes = 64MiB"], Budget(size_bytes=9e6, ram_bytes=64 * 2**20)),
+        (["latency_ms=0.5s,drop=0"], Budget(latency_ms=500, drop=0)),
+        (["faster=8,smaller=10x"], Budget(faster=8, smaller=10)),
+    ],
+)
+def test_a_budget_is_read_as_written(words: list[str], budget: Budget) -> None:
+    assert parse_budget(words, Budget()) == budget
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("speed=4", "expected name=value with a name of latency_ms, size_bytes, ram_bytes, drop"),
+        ("latency_ms", "expected name=value"),
+        ("drop=1%,drop=2%", "drop stands twice"),
+        ("latency_ms=fast", "expected a number above 0"),
+        ("latency_ms=0", "expected a number above 0"),
+        ("size_bytes=5ms", "with one of the units k, kb, m, mb"),
+        ("drop=-1", "expected a number"),
+    ],
+)
+def test_a_budget_that_says_nothing_is_refused(word: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_budget([word], Budget())
+
+
+def test_a_bound_that_is_not_given_binds_nothing() -> None:
+    assert Budget(drop=0.01).broken(cost(1e9, 1e9, 0.01)) == {}
+    assert Budget(latency_ms=5).broken(cost(10)) == {"latency_ms": 2.0}
+    assert Budget(drop=0.0).broken(cost(1, drop=0.001)) == {"drop": float("inf")}
+    assert "drop" in Budget().broken(cost(1, drop=float("nan")))
+
+
+def test_a_ratio_is_of_the_original_and_the_stricter_bound_counts() -> None:
+    budget = Budget(latency_ms=4, faster=10, smaller=9).against(cost(30, 90))
+    assert budget == Budget(latency_ms=3, size_bytes=10e6)
+    assert Budget(latency_ms=2, faster=10).against(cost(30)).latency_ms == 2
+    assert Budget(drop=0.1).against(cost(30)) == Budget(drop=0.1)
+
+
+# Front and choice
+
+COSTS = {
+    "float": cost(30, 90, 0.0),
+    "int8": cost(10, 25, 0.001),
+    "small": cost(3, 8, 0.012),
+    "tiny": cost(1, 4, 0.05),
+    "slow": cost(11, 26, 0.002),
+}
+
+
+def test_the_front_leaves_out_what_another_beats() -> None:
+    assert front(COSTS) == ["tiny", "small", "int8", "float"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=12
+    )
+)
+def test_nothing_off_the_front_is_better_than_all_of_it(figures: list[tuple[int, ...]]) -> None:
+    costs = {str(i): cost(a, b, c / 100) for i, (a, b, c) in enumerate(figures)}
+    kept = front(costs)
+    assert kept
+
+    def axes(name: str) -> tuple[float, ...]:
+        one = costs[name]
+        return one.latency_ms, one.size_bytes, one.drop
+
+    for name in costs:
+        beaten = any(
+            all(a <= b for a, b in zip(axes(other), axes(name), strict=True))
+            and axes(other) != axes(name)
+            for other in costs
+        )
+        assert (name in kept) == (not beaten)
+
+
+def test_within_a_bound_of_cost_the_most_accurate_is_chosen() -> None:
+    assert choose(COSTS, Budget(latency_ms=12, drop=0.02)) == "int8"
+    assert choose(COSTS, Budget(size_bytes=9e6, drop=0.1)) == "small"
+
+
+def test_where_only_the_drop_is_bounded_the_fastest_is_chosen() -> None:
+    assert choose(COSTS, Budget(drop=0.02)) == "small"
+    assert choose(COSTS, Budget(drop=0.1)) == "tiny"
+
+
+def test_a_budget_that_nothing_meets_names_the_nearest_and_what_binds() -> None:
+    budget = Budget(latency_ms=2, drop=0.02)
+    assert choose(COSTS, budget) is None
+    assert nearest(COSTS, budget) == "small"
+    told = refusal(COSTS, budget)
+    assert "the nearest is small" in told
+    assert "what binds is latency 3 ms, expected latency 2 ms at most" in told
+
+
+# Shapes
+
+
+def test_the_whole_shape_costs_what_was_measured() -> None:
+    shape = whole(MINILM, 30522)
+    assert latency_ms(MINILM, shape, MEASURED, 128) == pytest.approx(10)
+    assert MINILM.parameters(shape) == pytest.approx(6 * 1769472 + 384 * 30522)
+    half = replace(shape, depth=3)
+    assert latency_ms(MINILM, half, MEASURED, 128) == pytest.approx(0.4 + 9.6 / 2)
+
+
+def test_promising_shapes_fit_and_differ_in_depth() -> None:
+    budget = Budget(latency_ms=3, size_bytes=9e6)
+    shapes = promising(
+        MINILM, budget, MEASURED, tokens=128, vocabularies=[30522, 12000, 6000], count=6
+    )
+    assert len({shape.depth for shape in shapes}) == len(shapes) >= 3
+    for shape in shapes:
+        assert latency_ms(MINILM, shape, MEASURED, 128) <= SLACK * 3
+        assert size_bytes(MINILM, shape, MEASURED) <= SLACK * 9e6
+
+
+def test_without_a_bound_shapes_of_many_costs_are_tried() -> None:
+    shapes = promising(MINILM, Budget(), MEASURED, tokens=128, vocabularies=[30522], count=6)
+    costs = sorted(latency_ms(MINILM, shape, MEASURED, 128) for shape in shapes)
+    assert len(shapes) == 6
+    assert costs[0] < 2.5
+    assert costs[-1] > 5
+
+
+def test_no_shape_fits_what_no_shape_can_meet() -> None:
+    budget = Budget(latency_ms=0.01)
+    assert promising(MINILM, budget, MEASURED, tokens=128, vocabularies=[30522], count=6) == []
+
+
+# Rungs
+
+
+def test_rungs_cost_alike_and_end_with_one() -> None:
+    rungs = plan(6, [1.0] * 6, 3600)
+    assert [rung.keep for rung in rungs] == [6, 2, 1]
+    assert [rung.keep * rung.steps for rung in rungs] == [1200, 1200, 1200]
+
+
+def test_with_little_time_fewer_are_tried_and_with_none_nobody() -> None:
+    few = plan(6, [1.0] * 6, 2.5 * MIN_STEPS)
+    assert 0 < few[0].keep < 6
+    assert few[0].steps >= MIN_STEPS
+    assert plan(6, [1.0] * 6, 5) == []
+
+
+def test_the_better_go_on_and_equals_by_name() -> None:
+    assert survivors([("b", 0.1), ("a", 0.1), ("c", 0.05)], 2) == ["c", "a"]
+
+
+# Recipes
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe((EXAMPLE / "recipe.toml").absolute())
+
+
+def whole_recipe(recipe: Recipe) -> Recipe:
+    shape = Shape(depth=3, neurons=0.5, heads=0.5, vocabulary=9000)
+    passes = [
+        *shaping(MINILM, shape),
+        *teaching(MINILM, shape, lesson(recipe.task, 128), [100, 300]),
+    ]
+    quantization = QuantizeConfig(
+        {"litert": Options("dynamic_w8_channel", layers={"encoder/*": "float"})}
+    )
+    verify = recipe.config(VerifyConfig)
+    assert verify is not None
+    return finished(recipe, passes, quantization, verify, ("litert",))
+
+
+def test_a_shape_becomes_the_passes_that_make_it(recipe: Recipe) -> None:
+    vocabulary, neurons, heads, first, second = compression_passes(whole_recipe(recipe))
+    assert isinstance(vocabulary, VocabularyConfig)
+    assert vocabulary.size == 9000
+    assert isinstance(neurons, PruneConfig)
+    assert isinstance(heads, PruneConfig)
+    assert (neurons.parts, neurons.ratio, heads.parts) == ("neurons", 0.5, "heads")
+    assert isinstance(first, DistilConfig)
+    assert isinstance(second, DistilConfig)
+    assert (first.depth, first.steps, second.depth, second.steps) == (3, 100, 0, 300)
+
+
+def test_a_recipe_is_read_back_as_it_was_written(recipe: Recipe, tmp_path: Path) -> None:
+    made = whole_recipe(recipe)
+    text = recipe_toml(made, tmp_path, "Found for a budget.\n\nRun it.")
+    again = parse_recipe(text.encode(), tmp_path / "chosen.toml")
+    assert text.startswith("# Found for a budget.\n#\n# Run it.\n")
+    assert again.passes == made.passes
+    assert (again.data, again.source, again.seed) == (made.data, made.source, made.seed)
