@@ -8,12 +8,17 @@ unless its reason is one of `ALLOWED`.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
 # Before any test module imports an engine or the Hugging Face libraries.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A job in the background of a shell ignores interrupts, and so would all that it starts; some tests
+# send one and wait for what it does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import settings

@@ -45,7 +45,6 @@ for version in 3.10 3.13; do
         missing+=("$name")
     fi
 done
-# In the foreground: a job in the background ignores interrupts, which these tests send themselves.
 converters="the converter's on the host's Python"
 echo "-- $converters"
 EDGE_ALL_HERE=1 suite "$converters" .venv tests/converters
