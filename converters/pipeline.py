@@ -90,7 +90,7 @@ def run_passes(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversi
     figures: dict[str, Mapping[str, Json]] = {}
     seconds: dict[str, float] = {}
     for config in passes:
-        name = _title(kind_of(config), figures)
+        name = title_of(kind_of(config), figures)
         started = time.monotonic()
         if isinstance(config, FinetuneConfig):
             model = _continued(model, config, job) if config.continue_from else model
@@ -103,7 +103,7 @@ def run_passes(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversi
     return Conversion(job.recipe, job.profile, model, figures, seconds, job.quick)
 
 
-def _title(kind: str, figures: Mapping[str, object]) -> str:
+def title_of(kind: str, figures: Mapping[str, object]) -> str:
     """The name that a pass's figures get: its kind, numbered from the second of it on."""
     number = 1 + sum(title.partition(" ")[0] == kind for title in figures)
     return kind if number == 1 else f"{kind} {number}"

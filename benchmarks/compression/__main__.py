@@ -1,13 +1,14 @@
 """Our bundles against other tools' models: size, quality, latency, in one run and one table.
 
-    python -m benchmarks.compression --reference FOLDER [...] --ours BUNDLE [...] [--json]
+    python -m benchmarks.compression --reference RECIPE|FOLDER [...] --ours BUNDLE [...] [--json]
 
-A reference is a folder with `encoder/`, `tokenizer.json` and, for a classifier,
-`head.safetensors`. With a head, accuracy over all test rows is measured; without one, recall@10
-of the float model's nearest neighbours among the test texts. Bundles are measured where their
-task is the reference's. Tools are installed into environments of their own under `--cache` when
-they are first needed. Latency is p50 at batch 1 on one thread; `faster` and `smaller` are against
-float ONNX Runtime in this very run. A tool that fails is a line that says why: exit code 0.
+A reference is a recipe, of which the fine-tuned model is taken, or a folder with `encoder/`,
+`tokenizer.json` and, for a classifier, `head.safetensors`. With a head, accuracy over all test rows
+is measured; without one, recall@10 of the float model's nearest neighbours among the test texts.
+Bundles are measured where their task is the reference's. Tools are installed into environments of
+their own under `--cache` when they are first needed. Latency is p50 at batch 1 on one thread;
+`faster` and `smaller` are against float ONNX Runtime in this very run. A tool that fails is
+a line that says why: exit code 0.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.compression.environments import PeerError
 from benchmarks.compression.measure import Contender, measure
 from benchmarks.compression.reference import CLASSIFICATION, Reference, load_reference
 from benchmarks.compression.table import as_json, judged_length, lines, show
+from benchmarks.compression.trained import reference_folder
 from benchmarks.compression.verdict import verdict
 from benchmarks.tables import show as show_rows
 from converters.progress import Progress, Terminal
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     known = sorted(peer.id for peer in PEERS)
-    add("--reference", type=Path, nargs="+", required=True, metavar="FOLDER")
+    add("--reference", type=Path, nargs="+", required=True, metavar="RECIPE|FOLDER")
     add("--ours", type=Path, nargs="*", default=[], metavar="BUNDLE", help="folders or .edge files")
     add("--data", type=Path, default=EXAMPLE, metavar="FOLDER", help="train, calibration, test")
     add("--peers", nargs="*", choices=known, metavar="ID", help=f"of {', '.join(known)}; all")
@@ -76,8 +78,9 @@ def _parser() -> argparse.ArgumentParser:
 def _one(folder: Path, options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Measure everybody against one reference; prints the table, returns it for JSON."""
     cache: Path = options.cache.resolve()
-    work = cache / "work" / folder.resolve().name
+    work = cache / "work" / folder.resolve().stem
     progress.say(f"reference {folder}: export, rows")
+    folder = reference_folder(folder, cache, progress)
     reference = load_reference(
         folder.resolve(), options.data, work, lengths=options.lengths, limit=options.rows
     )

@@ -1,7 +1,8 @@
 """Successive halving: who trains how long, decided before anything is trained. Pure.
 
-All candidates train a little; the better part trains on, longer; the last one longest. Each rung
-costs about the same, so a bad candidate is dropped for little and the best gets the most.
+All candidates train a little; the better part trains on, longer; the last one longest. Every rung
+but the last costs the same, so a bad candidate is dropped for little; the last costs as much as all
+before it, because it is the one whose result ships.
 
 Source: Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
 Optimization", 2016, algorithm 1.
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 
 KEEP = 3
 """One of so many goes on to the next rung."""
+LAST_SHARE = 0.5
+"""Of the time, for the last rung where there are several."""
 MIN_STEPS = 60
 """Training steps below which a candidate shows nothing of what it can do."""
 
@@ -40,11 +43,20 @@ def plan(candidates: int, step_s: Sequence[float], seconds: float) -> list[Rung]
     """
     for count in range(candidates, 0, -1):
         keeps = _keeps(count)
-        share = seconds / len(keeps)
-        rungs = [Rung(keep, int(share / sum(step_s[:keep]))) for keep in keeps]
+        rungs = [
+            Rung(keep, int(seconds * share / sum(step_s[:keep])))
+            for keep, share in zip(keeps, shares(len(keeps)), strict=True)
+        ]
         if rungs[0].steps >= MIN_STEPS:
             return rungs
     return []
+
+
+def shares(rungs: int) -> list[float]:
+    """The share of the time that each rung gets."""
+    if rungs == 1:
+        return [1.0]
+    return [*[(1 - LAST_SHARE) / (rungs - 1)] * (rungs - 1), LAST_SHARE]
 
 
 def _keeps(count: int) -> list[int]:

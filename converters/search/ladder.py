@@ -10,14 +10,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from converters.model import Job, Model
-from converters.passes import PassConfig
-from converters.pipeline import run_passes
-from converters.search.halving import Rung, plan, survivors
+from converters.passes import PassConfig, kind_of
+from converters.pipeline import run_passes, title_of
+from converters.search.halving import Rung, plan, shares, survivors
 from converters.search.recipes import lesson, shaping, teaching
 from converters.search.space import Encoder, Shape
 from converters.search.speed import step_seconds
+from edge_runtime.fields import Json
 
 WARNING_SHARE = 0.85
 """Of the time; after that nothing new is begun, because what is left is needed to measure."""
@@ -28,7 +30,7 @@ class Candidate:
     """A shape on its way: its weights so far, the passes that made them, and what they are worth.
 
     `rungs` are the steps of each training, `seconds` what they took; `loss` is of the held-out rows
-    in `held_out`, lower is better.
+    in `held_out`, lower is better. `figures` are those of each pass so far, by title.
     """
 
     shape: Shape
@@ -38,6 +40,7 @@ class Candidate:
     loss: float
     seconds: float
     held_out: dict[str, float]
+    figures: dict[str, Mapping[str, Json]]
 
     @property
     def step_s(self) -> float:
@@ -88,8 +91,8 @@ def _steps(ladder: Ladder, rungs: Sequence[Rung], number: int, going: Sequence[C
     """Steps of a rung: those of the plan, corrected by how long steps turned out to take."""
     if not going:
         return rungs[number].steps
-    share = ladder.seconds / len(rungs)
-    return max(1, int(share / sum(one.step_s for one in going)))
+    seconds = ladder.seconds * shares(len(rungs))[number]
+    return max(1, int(seconds / sum(one.step_s for one in going)))
 
 
 def _taught(ladder: Ladder, shape: Shape, before: Candidate | None, steps: int) -> Candidate:
@@ -101,17 +104,20 @@ def _taught(ladder: Ladder, shape: Shape, before: Candidate | None, steps: int) 
     fresh = lessons[-1:] if before else [*shaping(ladder.encoder, shape), *lessons]
     job.progress.say(f"{shape.name}: rung {len(rungs)}, {steps} steps")
     conversion = run_passes(before.model if before else ladder.reference, fresh, job)
-    figures: dict[str, object] = dict(conversion.passes["distil"])
-    held = figures["held_out"]
-    assert isinstance(held, dict)
+    told = dict(before.figures) if before else {}
+    for config, figures in zip(fresh, conversion.passes.values(), strict=True):
+        told[title_of(kind_of(config), told)] = figures
+    taught_figures = conversion.passes["distil"]
+    held: Any = taught_figures["held_out"]
     return Candidate(
         shape=shape,
         model=conversion.model,
         passes=(*(before.passes if before else ()), *fresh),
         rungs=rungs,
         loss=_loss(held),
-        seconds=(before.seconds if before else 0.0) + float(str(figures["seconds"])),
+        seconds=(before.seconds if before else 0.0) + float(str(taught_figures["seconds"])),
         held_out={name: float(value) for name, value in held.items()},
+        figures=told,
     )
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from converters.anatomy import layers_of
 from converters.cache import Cache
@@ -34,6 +35,7 @@ from converters.search.budget import Budget
 from converters.search.front import choose, front, refusal
 from converters.search.ladder import WARNING_SHARE, Candidate, Ladder, climb
 from converters.search.measure import finalists, measure, together
+from converters.search.precision import mixed
 from converters.search.recipes import compression_passes, finished, weights_passes
 from converters.search.result import ORIGINAL, Finalist, Found, Tried
 from converters.search.space import (
@@ -46,11 +48,12 @@ from converters.search.space import (
 )
 from converters.search.written import recipe_toml
 from edge_runtime.errors import DeviceError, InputError
+from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
 
 TRAINING_SHARE = 0.65
 """Of the minutes; the rest is for the teacher's answers, exports and measurements."""
-MAX_CANDIDATES = 6
+MAX_CANDIDATES = 4
 FINALISTS = 3
 VOCABULARY_SHARES = (0.4, 0.25, 0.15)
 """Sizes of a trimmed vocabulary to try where a size is bounded, as shares of the original's."""
@@ -93,23 +96,23 @@ def optimize(
     cache = Cache(options.cache)
     job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
     reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model  # 1
-    base = _measured(ORIGINAL, reference, (), budget, job)  # 2
-    conversions = {ORIGINAL: base}
-    found = finalists(ORIGINAL, base, job)
-    budget = budget.against(_float(found).cost)
+    weighed = _Weighed(job)
+    weighed.add(ORIGINAL, reference, (), budget)  # 2
+    budget = budget.against(_float(weighed.found).cost)
+    weighed.refine(ORIGINAL, budget)
     tried: list[Tried] = []
     stopped = ""
     if options.training:
         encoder = _encoder(reference)
-        measured = _best(found, encoder)
+        measured = _best(weighed.found, encoder)
         candidates, stopped = _trained(reference, encoder, measured, budget, options, job, started)
         tried = [_tried(one, encoder, measured, job) for one in candidates]
         for one in candidates[:FINALISTS]:  # 5
-            name = one.shape.name
-            conversions[name] = _measured(name, one.model, one.passes, budget, job)
-            found += finalists(name, conversions[name], job)
+            weighed.add(one.shape.name, one.model, one.passes, budget, one.figures)
+            weighed.refine(one.shape.name, budget)
     config = _verify(recipe)
-    pairs = [(conversions[one.candidate], one) for one in found]
+    conversions = weighed.conversions
+    pairs = [(conversions[one.candidate], one) for one in weighed.found]
     found = together(pairs, job, config.latency_runs)  # 6
     costs = {one.id: one.cost for one in found if one.quantized}
     result = Found(
@@ -140,19 +143,63 @@ def _check_claim(test: Rows, budget: Budget) -> None:
         )
 
 
-def _measured(
-    name: str, model: Model, compression: Sequence[PassConfig], budget: Budget, job: Job
-) -> Conversion:
-    job.progress.say(f"{name}: export, quantize, answer the test rows")
-    return measure(model, _finished(job.recipe, compression, budget, ()), job)
+class _Weighed:
+    """The candidates that were measured so far: their conversions by name, and their variants."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.conversions: dict[str, Conversion] = {}
+        self.found: list[Finalist] = []
+
+    def add(
+        self,
+        name: str,
+        model: Model,
+        compression: Sequence[PassConfig],
+        budget: Budget,
+        figures: Mapping[str, Mapping[str, Json]] = MappingProxyType({}),
+    ) -> None:
+        """Measure every variant of `model`; `figures` are those of the passes that made it."""
+        self._job.progress.say(f"{name}: export, quantize, answer the test rows")
+        recipe = _finished(self._job.recipe, compression, budget, ())
+        done = measure(model, recipe, self._job)
+        self.conversions[name] = replace(done, passes={**figures, **done.passes})
+        self.found += finalists(name, done, self._job)
+
+    def refine(self, name: str, budget: Budget) -> None:
+        """Where no variant of `name` is within the budget, try one with a scheme for each layer."""
+        before = self.conversions[name]
+        own = [one for one in self.found if one.candidate == name]
+        better = mixed(before.model, own, budget, self._job)
+        if better is None:
+            return
+        title = f"{name}-mixed"
+        self._job.progress.say(f"{title}: {len(better.options.layers)} layers otherwise")
+        recipe = _finished(
+            self._job.recipe,
+            compression_passes(before.recipe),
+            budget,
+            (),
+            better.config(before.recipe.config(QuantizeConfig)),
+        )
+        plain = replace(before.model, candidates=(), verdict=None)
+        done = measure(plain, recipe, self._job)
+        self.conversions[title] = replace(done, passes={**before.passes, **done.passes})
+        known = {one.name for one in own}
+        new = [one for one in finalists(title, done, self._job) if one.name not in known]
+        self.found += new
 
 
 def _finished(
-    recipe: Recipe, compression: Sequence[PassConfig], budget: Budget, engines: tuple[str, ...]
+    recipe: Recipe,
+    compression: Sequence[PassConfig],
+    budget: Budget,
+    engines: tuple[str, ...],
+    quantization: QuantizeConfig | None = None,
 ) -> Recipe:
     """A candidate's whole recipe."""
     verify = replace(_verify(recipe), max_drop=budget.drop, min_agreement=0.0)
-    quantization = recipe.config(QuantizeConfig) or QuantizeConfig({})
+    quantization = quantization or recipe.config(QuantizeConfig) or QuantizeConfig({})
     return finished(recipe, compression, quantization, verify, engines)
 
 
@@ -240,7 +287,13 @@ def _made(result: Found, job: Job) -> Found:
         for one in result.conversions[chosen.candidate].model.candidates
         if one.id == chosen.name and one.precision != FLOAT
     )
-    recipe = _finished(job.recipe, compression_passes(before), result.budget, (backend,))
+    recipe = _finished(
+        job.recipe,
+        compression_passes(before),
+        result.budget,
+        (backend,),
+        before.config(QuantizeConfig),
+    )
     path = job.out / RECIPE_FILE
     try:
         path.write_text(recipe_toml(recipe, job.out, _comment(result)), encoding="utf-8")

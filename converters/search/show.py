@@ -17,8 +17,8 @@ def found_text(found: Found) -> str:
     )
     for one in sorted(found.finalists, key=lambda one: one.cost.latency_ms):
         marks = [
-            *(["the choice"] if one.id == found.choice else []),
-            *(["on the front"] if one.id in found.front else []),
+            *(["choice"] if one.id == found.choice else []),
+            *(["front"] if one.id in found.front else []),
             *([] if not found.budget.broken(one.cost) else ["over budget"]),
         ]
         names.append(plain(f"  {one.id}{': ' if marks else ''}{', '.join(marks)}"))

@@ -9,15 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converters.bootstrap import Difference
 from converters.configs import VerifyConfig
 from converters.distil.config import DistilConfig
+from converters.model import Evidence
 from converters.prune.config import PruneConfig
 from converters.quantize.config import Options, QuantizeConfig
+from converters.quantize.sensitivity import Sensitivity, greedy
 from converters.recipe import Recipe, load_recipe, parse_recipe
 from converters.search.budget import Budget, Cost, parse_budget
 from converters.search.front import choose, front, nearest, refusal
-from converters.search.halving import MIN_STEPS, plan, survivors
+from converters.search.halving import MIN_STEPS, Rung, plan, survivors
+from converters.search.precision import against_loss, against_size
 from converters.search.recipes import compression_passes, finished, lesson, shaping, teaching
+from converters.search.result import Finalist
 from converters.search.space import (
     SLACK,
     Encoder,
@@ -146,6 +151,43 @@ def test_a_budget_that_nothing_meets_names_the_nearest_and_what_binds() -> None:
     assert "what binds is latency 3 ms, expected latency 2 ms at most" in told
 
 
+# A scheme for each layer
+
+LOSSES = (
+    Sensitivity("encoder.0", "w8", 0.5, 300),
+    Sensitivity("encoder.1", "w8", 0.1, 100),
+    Sensitivity("embeddings.words", "w8", 0.01, 600),
+)
+
+
+def finalist(figures: Cost, *, quantized: bool = True) -> Finalist:
+    evidence = Evidence(
+        id="ort-x", metric="accuracy", value=0.5, reference=0.5, interval=(0, 1),
+        difference=Difference(0, (0, 0), 0.5, 9), n=9, agreement=1, cosine_mean=1, cosine_min=1,
+        golden_cosine=1, latency_ms={8: 1.0}, classes=(), refused="",
+    )  # fmt: skip
+    return Finalist("ort-x" if quantized else "ort-float", "original", evidence, figures, quantized)
+
+
+def test_a_layer_that_costs_accuracy_goes_back_to_float_as_far_as_time_allows() -> None:
+    choices = against_loss(LOSSES, finalist(cost(4)), "w8")
+    assert greedy(choices, 100).schemes == dict.fromkeys([one.layer for one in LOSSES], "float")
+    # encoder.0 takes 3 ms of 4 in INT8, 9 in float; encoder.1 1 and 3; a table takes none.
+    some = greedy(choices, 10)
+    assert some.schemes == {
+        "encoder.0": "float", "encoder.1": "w8", "embeddings.words": "float",
+    }  # fmt: skip
+    assert some.cost == pytest.approx(10)
+    assert not greedy(choices, 3.9).met
+
+
+def test_the_layers_that_lose_least_for_their_size_get_fewer_bits() -> None:
+    choices = against_size(LOSSES, finalist(cost(4, size_mb=10)), "w8", "w4")
+    plan = greedy(choices, 7e6)
+    assert plan.schemes == {"encoder.0": "w8", "encoder.1": "w8", "embeddings.words": "w4"}
+    assert plan.cost == pytest.approx(7e6)
+
+
 # Shapes
 
 
@@ -184,14 +226,15 @@ def test_no_shape_fits_what_no_shape_can_meet() -> None:
 # Rungs
 
 
-def test_rungs_cost_alike_and_end_with_one() -> None:
+def test_rungs_end_with_one_that_costs_as_much_as_all_before() -> None:
     rungs = plan(6, [1.0] * 6, 3600)
     assert [rung.keep for rung in rungs] == [6, 2, 1]
-    assert [rung.keep * rung.steps for rung in rungs] == [1200, 1200, 1200]
+    assert [rung.keep * rung.steps for rung in rungs] == [900, 900, 1800]
+    assert plan(1, [1.0], 3600) == [Rung(1, 3600)]
 
 
 def test_with_little_time_fewer_are_tried_and_with_none_nobody() -> None:
-    few = plan(6, [1.0] * 6, 2.5 * MIN_STEPS)
+    few = plan(6, [1.0] * 6, 5 * MIN_STEPS)
     assert 0 < few[0].keep < 6
     assert few[0].steps >= MIN_STEPS
     assert plan(6, [1.0] * 6, 5) == []

@@ -1,0 +1,142 @@
+"""A scheme for each layer where one for all does not do: greedy, by loss for what is saved.
+
+Two cases. A variant loses more than may be lost, and its float twin does not: layers go back to
+float, the most sensitive first, as far as the latency allows. A variant is too large: layers go to
+four bits, the least sensitive for what they weigh first. The losses are measured one layer at a
+time on calibration texts, see `quantize.sensitivity`; costs are shares of what was measured of the
+whole variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from converters.encoding import encode, load_tokenizer
+from converters.model import FLOAT as FLOAT_PRECISION
+from converters.model import Candidate, Job, Model
+from converters.quantize.config import Options, QuantizeConfig
+from converters.quantize.scheme import FLOAT
+from converters.quantize.sensitivity import Choice, Plan, Sensitivity, greedy, sensitivities
+from converters.search.budget import Budget
+from converters.search.result import Finalist
+
+FEWER_BITS = {"litert": "dynamic_w4_block32", "onnxruntime": "dynamic_c4_channel"}
+"""Engine → the scheme of four bits that its layers can take beside INT8."""
+FLOAT_MS = 3.0
+"""A layer in float takes about so many times as long as in INT8 (MiniLM, both engines, VNNI)."""
+ROOM = 1.25
+"""Without a bound of latency, a mixed variant may take so many times as long as the INT8 one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """A scheme a layer for one engine, and the losses that it was chosen by."""
+
+    backend: str
+    options: Options
+    losses: tuple[Sensitivity, ...]
+
+    def config(self, before: QuantizeConfig | None) -> QuantizeConfig:
+        """For the quantize pass; other engines stay as they were."""
+        engines = before.engines if before else {}
+        return QuantizeConfig({**engines, self.backend: self.options})
+
+
+def mixed(model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job) -> Mixed | None:
+    """What would bring the most promising of one model's variants within the budget, or None.
+
+    `finalists` are the variants of `model`, whose candidates hold their files.
+    """
+    one = _broken(finalists, budget)
+    if one is None:
+        return None
+    quantized = next(found for found in model.candidates if found.id == one.name)
+    plain = _float_of(quantized, model)
+    backend = quantized.backend
+    texts = encode(
+        load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length),
+        job.data.calibration.texts,
+    )
+    whole = Options(scheme=quantized.precision).over(quantized.precision)
+    data = plain.artifact.path.read_bytes()
+    if "drop" in budget.broken(one.cost):
+        losses = sensitivities(backend, data, texts, whole)
+        plan = greedy(against_loss(losses, one, whole.scheme), _latency(one, budget))
+    else:
+        fewer = replace(whole, scheme=FEWER_BITS[backend], smooth=0.0)
+        losses = sensitivities(backend, data, texts, fewer)
+        plan = greedy(against_size(losses, one, whole.scheme, fewer.scheme), budget.size_bytes)
+    layers = _changed(plan, whole.scheme)
+    if not plan.met or not layers:
+        return None
+    return Mixed(backend, replace(whole, layers=layers), losses)
+
+
+def _broken(finalists: Sequence[Finalist], budget: Budget) -> Finalist | None:
+    """The fastest variant that only drop, or only size, keeps out; None where one is within."""
+    quantized = [one for one in finalists if one.quantized]
+    if any(not budget.broken(one.cost) for one in quantized):
+        return None
+    mendable = [
+        one
+        for one in quantized
+        if set(budget.broken(one.cost)) in ({"drop"}, {"size_bytes"})
+        and ("drop" not in budget.broken(one.cost) or _float_is_good(one, finalists, budget))
+    ]
+    return min(mendable, key=lambda one: (one.cost.latency_ms, one.name), default=None)
+
+
+def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget) -> bool:
+    """Whether the same model in float loses no more than may be lost."""
+    twins = [other for other in finalists if not other.quantized]
+    return any(
+        other.cost.drop <= budget.drop and other.name.split("-")[0] == one.name.split("-")[0]
+        for other in twins
+    )
+
+
+def _float_of(quantized: Candidate, model: Model) -> Candidate:
+    return next(
+        one
+        for one in model.candidates
+        if one.backend == quantized.backend and one.precision == FLOAT_PRECISION
+    )
+
+
+def _latency(one: Finalist, budget: Budget) -> float:
+    return budget.latency_ms or ROOM * one.cost.latency_ms
+
+
+def against_loss(losses: Sequence[Sensitivity], one: Finalist, scheme: str) -> list[Choice]:
+    """Float or `scheme` for each layer; costs in ms, in all those of the variant `one`."""
+    total = sum(layer.weights for layer in losses if not _looked_up(layer)) or 1
+    choices = []
+    for layer in losses:
+        ms = 0.0 if _looked_up(layer) else one.cost.latency_ms * layer.weights / total
+        choices.append(Choice(layer.layer, scheme, layer.loss, ms))
+        choices.append(Choice(layer.layer, FLOAT, 0.0, FLOAT_MS * ms))
+    return choices
+
+
+def _looked_up(layer: Sensitivity) -> bool:
+    """Whether it is a table that rows are read from, which costs no time."""
+    return layer.layer.startswith("embeddings")
+
+
+def against_size(
+    losses: Sequence[Sensitivity], one: Finalist, scheme: str, fewer: str
+) -> list[Choice]:
+    """`scheme` or `fewer` for each layer; costs in bytes, in all those of the variant `one`."""
+    total = sum(layer.weights for layer in losses)
+    choices = []
+    for layer in losses:
+        size = one.cost.size_bytes * layer.weights / total
+        choices.append(Choice(layer.layer, scheme, 0.0, size))
+        choices.append(Choice(layer.layer, fewer, layer.loss, size / 2))
+    return choices
+
+
+def _changed(plan: Plan, scheme: str) -> Mapping[str, str]:
+    """The layers that are not in `scheme`."""
+    return {layer: found for layer, found in sorted(plan.schemes.items()) if found != scheme}
