@@ -196,7 +196,7 @@ def test_the_whole_shape_costs_what_was_measured() -> None:
     assert latency_ms(MINILM, shape, MEASURED, 128) == pytest.approx(10)
     assert MINILM.parameters(shape) == pytest.approx(6 * 1769472 + 384 * 30522)
     half = replace(shape, depth=3)
-    assert latency_ms(MINILM, half, MEASURED, 128) == pytest.approx(0.4 + 9.6 / 2)
+    assert latency_ms(MINILM, half, MEASURED, 128) == pytest.approx(1.2 + 8.8 / 2)
 
 
 def test_promising_shapes_fit_and_differ_in_depth() -> None:
@@ -214,7 +214,7 @@ def test_without_a_bound_shapes_of_many_costs_are_tried() -> None:
     shapes = promising(MINILM, Budget(), MEASURED, tokens=128, vocabularies=[30522], count=6)
     costs = sorted(latency_ms(MINILM, shape, MEASURED, 128) for shape in shapes)
     assert len(shapes) == 6
-    assert costs[0] < 2.5
+    assert costs[0] < 3.2
     assert costs[-1] > 5
 
 
