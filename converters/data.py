@@ -87,17 +87,23 @@ def load_dataset(config: DataConfig, task: str) -> Dataset:
 
 
 def _without(rows: Rows, test: Rows, use: str) -> Rows:
-    """The rows whose text is not in the test set; `use` says in a word what they are for."""
-    seen = set(test.texts)
-    kept = tuple(text for text in rows.texts if text not in seen)
+    """`without`, refused where much is shared; `use` says in a word what the rows are for."""
+    kept = without(rows, test)
     shared = len(rows) - len(kept)
     if shared > MAX_SHARED * len(rows):
         raise InputError(
             f"data {rows.path}: {shared} of {len(rows)} {use} texts also stand in {test.path}; "
             f"{use} must not see the evaluation set"
         )
+    return kept
+
+
+def without(rows: Rows, test: Rows) -> Rows:
+    """The rows, without labels, whose text is not in the test set."""
+    seen = set(test.texts)
+    kept = tuple(text for text in rows.texts if text not in seen)
     digest = hashlib.sha256(f"{rows.sha256} without {test.sha256}".encode()).hexdigest()
-    return Rows(rows.path, kept, None, digest if shared else rows.sha256)
+    return Rows(rows.path, kept, None, digest if len(kept) < len(rows) else rows.sha256)
 
 
 def _refuse_trained(train: Rows, test: Rows) -> None:

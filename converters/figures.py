@@ -26,19 +26,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def cosines(found: FloatArray, reference: FloatArray) -> FloatArray:
-    """Cosine of each row with the reference's, shape (rows,); 0 for a row that is not finite.
-
-    NaN would compare false with every bound and so pass for good.
-    """
-    finite = np.isfinite(found).all(axis=1, keepdims=True)
-    found = np.where(finite, found, np.float32(0))
-    products = (found * reference).sum(axis=1)
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
-    result: FloatArray = products / np.maximum(norms, 1e-12)
-    return result
-
-
 def class_figures(
     classes: Sequence[str],
     targets: npt.NDArray[np.int64],

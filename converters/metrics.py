@@ -99,13 +99,21 @@ def _f1_of_classes(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
 
 
 def cosine(answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:
-    """Cosine of each row with the reference's, (rows,); 0 where a row is not finite."""
-    finite = np.isfinite(answers).all(axis=1, keepdims=True)
-    answers = np.where(finite, answers, np.float32(0))
-    products = (answers * reference).sum(axis=1)
-    norms = np.linalg.norm(answers, axis=1) * np.linalg.norm(reference, axis=1)
-    found: FloatArray = (products / np.maximum(norms, 1e-12)).astype(np.float32)
-    return found
+    """Cosine of each row with the reference's, (rows,)."""
+    return cosines(answers, reference)
+
+
+def cosines(found: FloatArray, reference: FloatArray) -> FloatArray:
+    """Cosine of each row with the reference's, shape (rows,); 0 for a row that is not finite.
+
+    NaN would compare false with every bound and so pass for good.
+    """
+    finite = np.isfinite(found).all(axis=1, keepdims=True)
+    found = np.where(finite, found, np.float32(0))
+    products = (found * reference).sum(axis=1)
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
+    result: FloatArray = products / np.maximum(norms, 1e-12)
+    return result
 
 
 def recall(answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:

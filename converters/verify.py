@@ -29,9 +29,9 @@ from converters.data import Rows
 from converters.draft import open_candidates, write_bundle
 from converters.embed import embed_rows
 from converters.encoding import Encoded, encode, load_tokenizer
-from converters.figures import class_figures, confusion, cosines, wilson
+from converters.figures import class_figures, confusion, wilson
 from converters.latency import interleaved_p50
-from converters.metrics import USUAL, Metric, Targets, figure_words, find_metric
+from converters.metrics import USUAL, Metric, Targets, cosines, figure_words, find_metric
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
 from converters.quiet import quiet

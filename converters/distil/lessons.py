@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from converters.data import Rows
+from converters.data import Rows, without
 from converters.distil.losses import NO_LABEL
 from converters.embed import embed_rows
 from converters.model import Job, Model
@@ -57,7 +57,7 @@ def gather(job: Job, others: Sequence[Rows], limit: int) -> Lessons:
     """
     data = job.data
     own = [rows for rows in (data.train, data.unlabelled) if rows is not None]
-    every = own + [_without(rows, data.test) for rows in others]
+    every = own + [without(rows, data.test) for rows in others]
     every = [rows for rows in every if len(rows)] or [data.calibration]
     total = sum(len(rows) for rows in every)
     if 0 < limit < total:
@@ -70,13 +70,6 @@ def gather(job: Job, others: Sequence[Rows], limit: int) -> Lessons:
     ]
     texts = tuple(text for rows in every for text in rows.texts)
     return Lessons(tuple(every), texts, np.concatenate(labels), _held_out(texts))
-
-
-def _without(rows: Rows, test: Rows) -> Rows:
-    seen = set(test.texts)
-    kept = tuple(text for text in rows.texts if text not in seen)
-    digest = hashlib.sha256(f"{rows.sha256} without {test.sha256}".encode()).hexdigest()
-    return Rows(rows.path, kept, None, digest)
 
 
 def _held_out(texts: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class Finalist:
     @property
     def id(self) -> str:
         return f"{self.candidate}/{self.name}"
+
+
+def float_model(finalists: Sequence[Finalist]) -> Finalist:
+    """What ratios are taken of: the original's float model, on ONNX Runtime where it is there."""
+    floats = [one for one in finalists if not one.quantized] or list(finalists)
+    return next((one for one in floats if one.name.startswith("ort")), floats[0])
 
 
 @dataclass(frozen=True, slots=True)

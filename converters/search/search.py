@@ -37,7 +37,7 @@ from converters.search.ladder import WARNING_SHARE, Candidate, Ladder, climb
 from converters.search.measure import finalists, measure, together
 from converters.search.precision import mixed
 from converters.search.recipes import compression_passes, finished, weights_passes
-from converters.search.result import ORIGINAL, Finalist, Found, Tried
+from converters.search.result import ORIGINAL, Finalist, Found, Tried, float_model
 from converters.search.space import (
     Encoder,
     Measured,
@@ -98,7 +98,7 @@ def optimize(
     reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model  # 1
     weighed = _Weighed(job)
     weighed.add(ORIGINAL, reference, (), budget)  # 2
-    budget = budget.against(_float(weighed.found).cost)
+    budget = budget.against(float_model(weighed.found).cost)
     weighed.refine(ORIGINAL, budget)
     tried: list[Tried] = []
     stopped = ""
@@ -219,12 +219,6 @@ def _encoder(model: Model) -> Encoder:
         intermediate=layers[0].shape.intermediate,
         vocabulary=model.source.vocabulary,
     )
-
-
-def _float(found: Sequence[Finalist]) -> Finalist:
-    """What ratios are taken of: the original's float model, on ONNX Runtime where it is there."""
-    floats = [one for one in found if not one.quantized] or list(found)
-    return next((one for one in floats if one.name.startswith("ort")), floats[0])
 
 
 def _best(found: Sequence[Finalist], encoder: Encoder) -> Measured:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converters.metrics import figure_words
-from converters.search.result import Found
+from converters.search.result import Found, float_model
 from converters.show import table
 from edge_runtime.text import MAX_ERROR, plain, size
 
@@ -11,10 +11,7 @@ from edge_runtime.text import MAX_ERROR, plain, size
 def found_text(found: Found) -> str:
     """For people; a finalist takes two lines, its name and its figures."""
     names, rows = [], []
-    base = next(
-        (one for one in found.finalists if not one.quantized and one.name.startswith("ort")),
-        found.finalists[0],
-    )
+    base = float_model(found.finalists)
     for one in sorted(found.finalists, key=lambda one: one.cost.latency_ms):
         marks = [
             *(["choice"] if one.id == found.choice else []),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converters.figures import class_figures, cosines, wilson
+from converters.figures import class_figures, wilson
+from converters.metrics import cosines
 
 
 @pytest.mark.parametrize(
