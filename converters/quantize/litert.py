@@ -24,6 +24,7 @@ from converters.quantize.config import Options
 from converters.quantize.litert_file import EMBEDDING, LINEAR, LiteRtLayer, layers_of, runs
 from converters.quantize.observers import RANGES, Observer
 from converters.quantize.scheme import Scheme, assign
+from converters.quantize.slim import slim
 from converters.quiet import quiet
 from edge_runtime.errors import InputError
 
@@ -59,7 +60,8 @@ def quantize_litert(
         static = any(scheme.activations == "static" for scheme in schemes.values())
         ranges = _ranges(model, layers, schemes, texts, options) if static else None
         quantized = bytes(work.quantize(ranges, enable_progress_report=False).quantized_model)
-    return Quantized(quantized, _notes(options, texts if static else ()))
+    named = {name for layer in layers for name in layer.tensors}
+    return Quantized(slim(quantized, names=named), _notes(options, texts if static else ()))
 
 
 def _configure(work: Any, layer: LiteRtLayer, scheme: Scheme) -> None:

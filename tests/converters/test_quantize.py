@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +13,8 @@ from converters.encoding import Encoded
 from converters.network import TextNetwork
 from converters.quantize import QUANTIZERS, quantizer
 from converters.quantize.config import Options
+from converters.quantize.litert_file import answers_litert, layers_of
+from converters.quantize.slim import slim
 from converters.quantize.smooth import activation_ranges, search_smoothing, smooth
 from edge_runtime.errors import InputError
 from tests.converters.engines import cosine, litert_answers, onnx_answers, torch_answers
@@ -48,6 +51,28 @@ def test_the_head_stays_float(recipe: str, fused_onnx: bytes, texts: tuple[Encod
     shapes = [len(CLASSES), HIDDEN], [len(CLASSES)]
     head = [one for one in made.initializer if list(one.dims) in shapes]
     assert [one.data_type for one in head] == [onnx.TensorProto.FLOAT] * 2
+
+
+def test_a_litert_file_says_nothing_twice_and_answers_the_same(
+    litert_file: bytes, texts: tuple[Encoded, ...], tmp_path: Path
+) -> None:
+    """Also where the tables, and not the weights, are most of the file."""
+    from ai_edge_quantizer import quantizer as theirs
+    from ai_edge_quantizer import recipe
+
+    path = tmp_path / "model.tflite"
+    path.write_bytes(litert_file)
+    work = theirs.Quantizer(str(path))
+    work.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    given = bytes(work.quantize(None).quantized_model)
+    layers = layers_of(given)
+    names = {layer.output for layer in layers}
+    found = slim(given, names=names)
+    assert len(found) < 0.9 * len(given)
+    assert np.array_equal(answers_litert(found, texts), answers_litert(given, texts))
+    assert [one.name for one in layers_of(found)] == [one.name for one in layers]
+    assert slim(found, names=names) == found, "there is nothing left to take out"
+    assert slim(given, names=names) == found
 
 
 def test_litert_shrinks_and_answers(
