@@ -21,12 +21,14 @@ from converters.cache import tool_versions
 from converters.distil.checkpoint import SECONDS_BETWEEN, Checkpoint
 from converters.distil.config import DistilConfig
 from converters.distil.fake import put_fakes
+from converters.distil.held_out import measure
+from converters.distil.lecture import OWN, Lecture
 from converters.distil.lessons import Lessons, gather
 from converters.distil.processes import Processes
 from converters.distil.project import projections
 from converters.distil.student import Learner, Observed, make_student
 from converters.distil.teachers import Task, tasks_of, teachers_of
-from converters.distil.train import OWN, Lecture, measure, seconds_since, train
+from converters.distil.train import train
 from converters.encoding import encode, load_tokenizer
 from converters.model import Job, Model
 from converters.network import (
@@ -186,7 +188,7 @@ def _make(
         pad_id=model.source.pad_id,
     )
     learner = _learner(network, lecture, tasks)
-    history = train(learner, lecture, processes, checkpoint, job.progress)
+    taught = train(learner, lecture, processes, checkpoint, job.progress)
     if not processes.first_here:
         return
     exact = replace(lecture, precision="float32")
@@ -198,14 +200,15 @@ def _make(
     figures = {
         "rows": int((~lessons.held_out).sum()),
         "epochs": config.epochs,
-        "steps": history[-1][0],
+        "steps": taught.points[-1][0],
         "precision": lecture.precision,
         "parameters": [before, after],
-        "history": history,
+        "history": taught.points,
         "held_out": held,
         "tasks": [task.name for task in tasks],
         "processes": processes.count,
-        "seconds": seconds_since(started),
+        "seconds": round(time.monotonic() - started, 2),
+        "training_seconds": taught.seconds,
     }
     (out / FIGURES_FILE).write_text(json.dumps(figures) + "\n")
 

@@ -7,10 +7,9 @@ same steps; the first of them writes checkpoints and compares with the teacher.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,36 +19,27 @@ import torch
 from converters.distil import losses
 from converters.distil.checkpoint import Checkpoint
 from converters.distil.config import DistilConfig
-from converters.distil.lessons import Lessons
+from converters.distil.held_out import measure
+from converters.distil.lecture import OWN, Lecture
 from converters.distil.processes import Processes
-from converters.distil.student import RELATED, Learner, Observed, states_of
-from converters.distil.teachers import Teacher
-from converters.encoding import Encoded, collate
-from converters.metrics import METRICS
+from converters.distil.student import RELATED, Learner, states_of
 from converters.progress import Progress
 from converters.training import length_batches, make_optimizer, steps_of
 
-OWN = "0"
-"""The recipe's own task, first of the teachers and of the heads."""
 COMPARISONS = 8
 """How often in a training student and teacher are compared."""
-COMPARED_ROWS = 64
 SHOWN = 0.95
 """The loss that is shown forgets a twentieth of itself each step."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lecture:
-    """All that a training is made of, ready. `texts` are the student's tokens for each row."""
+class Taught:
+    """`points` of [step, loss since the point before, metric]; `seconds` that all steps took, those
+    before an interruption included.
+    """
 
-    lessons: Lessons
-    texts: Sequence[Encoded]
-    teachers: Sequence[Teacher]
-    live: Observed | None
-    config: DistilConfig
-    precision: str
-    seed: int
-    pad_id: int
+    points: list[list[float]]
+    seconds: float
 
 
 def train(
@@ -58,8 +48,8 @@ def train(
     processes: Processes,
     checkpoint: Checkpoint,
     progress: Progress,
-) -> list[list[float]]:
-    """Train `learner` in place; returns points of [step, loss since the point before, metric]."""
+) -> Taught:
+    """Train `learner` in place."""
     config = lecture.config
     taught = [place for place, held in enumerate(lecture.lessons.held_out) if not held]
     epochs, steps = _length(len(taught), config)
@@ -92,8 +82,7 @@ def train(
                 checkpoint.save(course.state(learner, optimizer, schedule))
             advance(1, course.note)
     learner.eval()
-    points: list[list[float]] = processes.told(course.points)
-    return points
+    return Taught(processes.told(course.points), round(course.seconds, 2))
 
 
 def _length(rows: int, config: DistilConfig) -> tuple[int, int]:
@@ -110,6 +99,8 @@ class _Course:
     def __init__(self, saved: dict[str, Any] | None, steps: int) -> None:
         self._saved = saved
         self._steps = steps
+        self._before: float = saved["seconds"] if saved else 0.0
+        self._begun = time.monotonic()
         self.step: int = saved["step"] if saved else 0
         self.points: list[list[float]] = saved["points"] if saved else []
         self._losses: list[float] = saved["losses"] if saved else []
@@ -118,17 +109,24 @@ class _Course:
         self._compared = {*range(every, steps - every + 1, every), steps}
 
     def restore(self, learner: Learner, optimizer: Any, schedule: Any) -> None:
-        """What was saved, if anything was, back in its places."""
+        """What was saved, if anything was, back in its places; the steps begin now."""
         if self._saved:
             learner.load_state_dict(self._saved["learner"])
             optimizer.load_state_dict(self._saved["optimizer"])
             schedule.load_state_dict(self._saved["schedule"])
         self._saved = None
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """That the steps took so far."""
+        return self._before + time.monotonic() - self._begun
 
     def state(self, learner: Learner, optimizer: Any, schedule: Any) -> dict[str, Any]:
         """All of it, to be saved."""
         return {
             "step": self.step,
+            "seconds": self.seconds,
             "points": self.points,
             "losses": self._losses,
             "learner": learner.state_dict(),
@@ -173,26 +171,12 @@ def _groups(learner: Learner, config: DistilConfig) -> list[dict[str, Any]]:
     ]
 
 
-def _inputs(
-    texts: Sequence[Encoded], rows: Sequence[int], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = collate([texts[row] for row in rows], pad)
-    ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-    return ids.to(device), mask.to(device)
-
-
-@contextlib.contextmanager
-def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        yield
-
-
 def _loss(module: Any, lecture: Lecture, batch: Sequence[int], processes: Processes) -> Any:
     """This process's share of the batch's loss, a scalar."""
     rows, weight = processes.mine(batch)
     device, config = processes.device, lecture.config
-    ids, mask = _inputs(lecture.texts, rows, lecture.pad_id, device)
-    with _arithmetic(device, lecture.precision):
+    ids, mask = lecture.inputs(rows, device)
+    with lecture.arithmetic(device):
         seen = module(ids, mask)
     own = lecture.teachers[0]
     wanted = own.pooled[rows].to(device)
@@ -245,7 +229,7 @@ def _live(
     """The losses that look inside the teacher; both see the same tokens."""
     teacher, config = lecture.live, lecture.config
     assert teacher is not None
-    with torch.no_grad(), _arithmetic(processes.device, lecture.precision):
+    with torch.no_grad(), lecture.arithmetic(processes.device):
         wanted = teacher(ids, mask)
     total = torch.zeros(len(ids), device=ids.device)
     if config.hidden:
@@ -259,44 +243,3 @@ def _live(
         )
         total = total + config.relation * losses.relations(told, said, mask, heads)
     return total
-
-
-def measure(learner: Learner, lecture: Lecture, device: torch.device) -> dict[str, float]:
-    """Student against teacher on the rows held out; see `compared`."""
-    held = [place for place, one in enumerate(lecture.lessons.held_out) if one]
-    held.sort(key=lambda row: len(lecture.texts[row]))
-    teacher, outputs = lecture.teachers[0], []
-    learner.eval()
-    for start in range(0, len(held), COMPARED_ROWS):
-        rows = held[start : start + COMPARED_ROWS]
-        inputs = _inputs(lecture.texts, rows, lecture.pad_id, device)
-        with torch.no_grad(), _arithmetic(device, lecture.precision):
-            seen = learner(*inputs)
-        outputs.append(seen["pooled" if teacher.head is None else f"logits.{OWN}"].float().cpu())
-    learner.train()
-    wanted = teacher.pooled[held] if teacher.head is None else teacher.logits(held)
-    return compared(torch.cat(outputs), wanted, classes=teacher.head is not None)
-
-
-def compared(told: torch.Tensor, wanted: torch.Tensor, *, classes: bool) -> dict[str, float]:
-    """How close outputs are to the teacher's, both (rows, width), every figure but the last 0..1.
-
-    `cosine` is the mean of the rows'. Of logits, `agreement` is the share of equal answers and
-    `regret` the probability, by the teacher, of its own answers minus that of the student's: the
-    accuracy that the student is expected to lose, with less noise than counting gives. Of
-    embeddings, `recall@10` is that of the nearest neighbours among these rows.
-    """
-    found = {"cosine": float(torch.nn.functional.cosine_similarity(told, wanted, dim=1).mean())}
-    if not classes:
-        neighbours = METRICS["recall@10"]
-        return found | {neighbours.name: neighbours.value(told.numpy(), wanted.numpy(), None)}
-    sure = wanted.softmax(dim=1)
-    answers = told.argmax(dim=1, keepdim=True)
-    regret = sure.max(dim=1).values - sure.gather(1, answers).squeeze(1)
-    equal = (answers.squeeze(1) == wanted.argmax(dim=1)).float()
-    return found | {"agreement": float(equal.mean()), "regret": float(regret.mean())}
-
-
-def seconds_since(started: float) -> float:
-    """Rounded, for a report."""
-    return round(time.monotonic() - started, 2)

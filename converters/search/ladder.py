@@ -21,7 +21,7 @@ from converters.search.space import Encoder, Shape
 from converters.search.speed import step_seconds
 from edge_runtime.fields import Json
 
-WARNING_SHARE = 0.85
+WARNING_SHARE = 0.9
 """Of the time; after that nothing new is begun, because what is left is needed to measure."""
 
 
@@ -109,13 +109,14 @@ def _taught(ladder: Ladder, shape: Shape, before: Candidate | None, steps: int) 
         told[title_of(kind_of(config), told)] = figures
     taught_figures = conversion.passes["distil"]
     held: Any = taught_figures["held_out"]
+    took = float(str(taught_figures["training_seconds"]))
     return Candidate(
         shape=shape,
         model=conversion.model,
         passes=(*(before.passes if before else ()), *fresh),
         rungs=rungs,
         loss=_loss(held),
-        seconds=(before.seconds if before else 0.0) + float(str(taught_figures["seconds"])),
+        seconds=(before.seconds if before else 0.0) + took,
         held_out={name: float(value) for name, value in held.items()},
         figures=told,
     )

@@ -57,6 +57,7 @@ def finalists(candidate: str, conversion: Conversion, job: Job) -> list[Finalist
             Finalist(
                 name=one.id,
                 candidate=candidate,
+                backend=one.backend,
                 evidence=evidence,
                 cost=Cost(
                     latency_ms=evidence.latency_ms[longest],

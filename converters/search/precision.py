@@ -90,10 +90,7 @@ def _broken(finalists: Sequence[Finalist], budget: Budget) -> Finalist | None:
 def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget) -> bool:
     """Whether the same model in float loses no more than may be lost."""
     twins = [other for other in finalists if not other.quantized]
-    return any(
-        other.cost.drop <= budget.drop and other.name.split("-")[0] == one.name.split("-")[0]
-        for other in twins
-    )
+    return any(other.cost.drop <= budget.drop and other.backend == one.backend for other in twins)
 
 
 def _float_of(quantized: Candidate, model: Model) -> Candidate:

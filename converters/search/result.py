@@ -34,11 +34,12 @@ class Tried:
 class Finalist:
     """A variant that was measured on the test rows, on its own engine.
 
-    `candidate` is the shape it comes from, or `ORIGINAL`.
+    `candidate` is the shape it comes from, or `ORIGINAL`; `backend` its engine.
     """
 
     name: str
     candidate: str
+    backend: str
     evidence: Evidence
     cost: Cost
     quantized: bool
@@ -51,7 +52,7 @@ class Finalist:
 def float_model(finalists: Sequence[Finalist]) -> Finalist:
     """What ratios are taken of: the original's float model, on ONNX Runtime where it is there."""
     floats = [one for one in finalists if not one.quantized] or list(finalists)
-    return next((one for one in floats if one.name.startswith("ort")), floats[0])
+    return next((one for one in floats if one.backend == "onnxruntime"), floats[0])
 
 
 @dataclass(frozen=True, slots=True)

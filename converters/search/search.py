@@ -14,29 +14,27 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
 from converters.anatomy import layers_of
 from converters.cache import Cache
 from converters.checks import check_engines, check_output
-from converters.configs import VerifyConfig
 from converters.data import Rows, load_dataset
-from converters.model import FLOAT, Job, Model
+from converters.distil.lessons import gather, pooled_outputs
+from converters.model import Job, Model
 from converters.network import load_encoder
-from converters.passes import PassConfig
-from converters.pipeline import Conversion, begin, run_passes
+from converters.pipeline import begin, run_passes
 from converters.progress import Progress
 from converters.quantize.config import QuantizeConfig
 from converters.recipe import Recipe, load_recipe
 from converters.search.budget import Budget
 from converters.search.front import choose, front, refusal
 from converters.search.ladder import WARNING_SHARE, Candidate, Ladder, climb
-from converters.search.measure import finalists, measure, together
-from converters.search.precision import mixed
-from converters.search.recipes import compression_passes, finished, weights_passes
+from converters.search.measure import together
+from converters.search.minutes import training_seconds
+from converters.search.recipes import compression_passes, lesson, weights_passes
 from converters.search.result import ORIGINAL, Finalist, Found, Tried, float_model
 from converters.search.space import (
     Encoder,
@@ -46,13 +44,11 @@ from converters.search.space import (
     size_bytes,
     whole,
 )
+from converters.search.weighed import Weighed, finished_recipe, verify_config
 from converters.search.written import recipe_toml
 from edge_runtime.errors import DeviceError, InputError
-from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
 
-TRAINING_SHARE = 0.65
-"""Of the minutes; the rest is for the teacher's answers, exports and measurements."""
 MAX_CANDIDATES = 4
 FINALISTS = 3
 VOCABULARY_SHARES = (0.4, 0.25, 0.15)
@@ -95,10 +91,11 @@ def optimize(
     _check_claim(data.test, budget)
     cache = Cache(options.cache)
     job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
+    asked = budget
     reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model  # 1
-    weighed = _Weighed(job)
+    weighed = Weighed(job)
     weighed.add(ORIGINAL, reference, (), budget)  # 2
-    budget = budget.against(float_model(weighed.found).cost)
+    budget = asked.against(float_model(weighed.found).cost)
     weighed.refine(ORIGINAL, budget)
     tried: list[Tried] = []
     stopped = ""
@@ -110,10 +107,11 @@ def optimize(
         for one in candidates[:FINALISTS]:  # 5
             weighed.add(one.shape.name, one.model, one.passes, budget, one.figures)
             weighed.refine(one.shape.name, budget)
-    config = _verify(recipe)
+    config = verify_config(recipe)
     conversions = weighed.conversions
     pairs = [(conversions[one.candidate], one) for one in weighed.found]
     found = together(pairs, job, config.latency_runs)  # 6
+    budget = asked.against(float_model(found).cost)  # ratios of one run
     costs = {one.id: one.cost for one in found if one.quantized}
     result = Found(
         budget=budget,
@@ -141,72 +139,6 @@ def _check_claim(test: Rows, budget: Budget) -> None:
             f"data {test.path}: {len(test)} rows cannot show that at most {budget.drop:.2%} is "
             f"lost; expected {math.ceil(1 / budget.drop)} or more, or a larger drop in the budget"
         )
-
-
-class _Weighed:
-    """The candidates that were measured so far: their conversions by name, and their variants."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self.conversions: dict[str, Conversion] = {}
-        self.found: list[Finalist] = []
-
-    def add(
-        self,
-        name: str,
-        model: Model,
-        compression: Sequence[PassConfig],
-        budget: Budget,
-        figures: Mapping[str, Mapping[str, Json]] = MappingProxyType({}),
-    ) -> None:
-        """Measure every variant of `model`; `figures` are those of the passes that made it."""
-        self._job.progress.say(f"{name}: export, quantize, answer the test rows")
-        recipe = _finished(self._job.recipe, compression, budget, ())
-        done = measure(model, recipe, self._job)
-        self.conversions[name] = replace(done, passes={**figures, **done.passes})
-        self.found += finalists(name, done, self._job)
-
-    def refine(self, name: str, budget: Budget) -> None:
-        """Where no variant of `name` is within the budget, try one with a scheme for each layer."""
-        before = self.conversions[name]
-        own = [one for one in self.found if one.candidate == name]
-        better = mixed(before.model, own, budget, self._job)
-        if better is None:
-            return
-        title = f"{name}-mixed"
-        self._job.progress.say(f"{title}: {len(better.options.layers)} layers otherwise")
-        recipe = _finished(
-            self._job.recipe,
-            compression_passes(before.recipe),
-            budget,
-            (),
-            better.config(before.recipe.config(QuantizeConfig)),
-        )
-        plain = replace(before.model, candidates=(), verdict=None)
-        done = measure(plain, recipe, self._job)
-        self.conversions[title] = replace(done, passes={**before.passes, **done.passes})
-        known = {one.name for one in own}
-        new = [one for one in finalists(title, done, self._job) if one.name not in known]
-        self.found += new
-
-
-def _finished(
-    recipe: Recipe,
-    compression: Sequence[PassConfig],
-    budget: Budget,
-    engines: tuple[str, ...],
-    quantization: QuantizeConfig | None = None,
-) -> Recipe:
-    """A candidate's whole recipe."""
-    verify = replace(_verify(recipe), max_drop=budget.drop, min_agreement=0.0)
-    quantization = quantization or recipe.config(QuantizeConfig) or QuantizeConfig({})
-    return finished(recipe, compression, quantization, verify, engines)
-
-
-def _verify(recipe: Recipe) -> VerifyConfig:
-    config = recipe.config(VerifyConfig)
-    assert config is not None  # no recipe is without
-    return config
 
 
 def _encoder(model: Model) -> Encoder:
@@ -249,14 +181,31 @@ def _trained(
         count=MAX_CANDIDATES,
     )
     job.progress.say(f"{len(shapes)} shapes could meet the budget ({budget.words()})")
+    if not shapes:
+        return [], "no shape could meet the budget"
+    _ask(reference, job)
+    parts = {
+        "encoder": reference.encoder_sha256,
+        "head": reference.head_sha256(),
+        "shapes": [one.name for one in shapes],
+        "profile": job.profile.name,
+        "quick": job.quick,
+    }
     ladder = Ladder(
         reference,
         encoder,
         job,
-        seconds=60 * TRAINING_SHARE * options.minutes,
+        seconds=training_seconds(options.minutes, time.monotonic() - started, parts, job.cache),
         deadline=started + 60 * WARNING_SHARE * options.minutes,
     )
-    return climb(ladder, shapes) if shapes else ([], "no shape could meet the budget")  # 4
+    return climb(ladder, shapes)  # 4
+
+
+def _ask(reference: Model, job: Job) -> None:
+    """What the teacher says of every row, computed before time is shared out, and kept."""
+    taught = lesson(job.recipe.task, job.recipe.data.max_length)
+    rows = gather(job, (), taught.quick_rows if job.quick else taught.rows)
+    pooled_outputs(reference, rows, job, taught.max_length)
 
 
 def _tried(one: Candidate, encoder: Encoder, measured: Measured, job: Job) -> Tried:
@@ -276,16 +225,11 @@ def _made(result: Found, job: Job) -> Found:
     assert result.choice is not None
     chosen = result.finalist(result.choice)
     before = result.conversions[chosen.candidate].recipe
-    backend = next(
-        one.backend
-        for one in result.conversions[chosen.candidate].model.candidates
-        if one.id == chosen.name and one.precision != FLOAT
-    )
-    recipe = _finished(
+    recipe = finished_recipe(
         job.recipe,
         compression_passes(before),
         result.budget,
-        (backend,),
+        (chosen.backend,),
         before.config(QuantizeConfig),
     )
     path = job.out / RECIPE_FILE

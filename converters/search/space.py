@@ -4,8 +4,9 @@ A shape is a depth, a share of the feed-forward neurons and of the attention hea
 vocabulary. What it would cost is estimated from the multiplications it leaves, scaled by what was
 measured of the original; figures that are reported are always measured later.
 
-Which to try: at each target, a share of the original's cost, the widest shape of every depth that
-fits, because how best to spend a budget between depth and width differs from task to task.
+Which to try: at each target, a share of the original's cost, of every depth the shape that fits and
+does the least damage, because how best to spend a budget between depth and width differs from task
+to task.
 """
 
 from __future__ import annotations
@@ -16,15 +17,25 @@ from dataclasses import dataclass
 from converters.search.budget import Budget
 
 NEURONS = (1.0, 0.75, 0.5, 0.375, 0.25)
-HEADS = (1.0, 2 / 3, 1 / 2, 1 / 3)
+HEADS = (1.0, 5 / 6, 2 / 3, 1 / 2, 1 / 3)
 TARGETS = (0.6, 0.4, 0.25, 0.15)
 """Shares of the original's multiplications that are aimed at where a budget bounds no cost."""
-FIXED = 0.12
-"""Share of the original's latency that no shape takes away: norms, adds, the head, the engine.
+FIXED = 0.05
+"""Share of the original's latency that no shape takes away: embedding, head, the engine."""
+PER_LAYER = 0.05
+"""Share of it that goes with the layers, whatever their width: norms and adds.
 
-Fitted to MiniLM-L6 on LiteRT at 128 tokens: 10.4 ms whole, 4.5 and 4.7 ms at a third of the
-multiplications."""
-SLACK = 1.1
+Fitted, as is `ATTENTION`, to MiniLM-L6 in INT8 on LiteRT at 128 tokens, with VNNI: 10.4 ms, of
+which linear maps take 6.8 (1.36 G multiplications) and attention's products with all around them
+2.6 (0.075 G)."""
+ATTENTION = 7.0
+"""A multiplication of attention's products takes so many times as long as one of a linear map: they
+are float, short, and come with softmax and with heads that are moved about."""
+NEURON_DAMAGE, HEAD_DAMAGE = 0.23, 0.44
+"""Cosine that is lost where a share x of them goes, before any training: so many times x².
+
+Fitted to MiniLM-L6 (docs/compression/pruning.md)."""
+SLACK = 1.05
 """An estimate may be wrong by this and the shape is tried all the same."""
 FILLED = 0.35
 """A shape that would spend less than this of a bound wastes it and is left out."""
@@ -40,17 +51,25 @@ class Encoder:
     intermediate: int
     vocabulary: int
 
-    def macs(self, shape: Shape, tokens: int) -> float:
-        """Multiplications of a text of `tokens` tokens, embedding and head left out."""
-        width = self.hidden * round(self.heads * shape.heads) / self.heads
-        weights = 4 * self.hidden * width + 2 * self.hidden * self.intermediate * shape.neurons
-        return float(shape.depth * tokens * (weights + 2 * tokens * width))
+    def macs(self, shape: Shape, tokens: int, *, attention: float = 1.0) -> float:
+        """Multiplications of a text of `tokens` tokens, embedding and head left out.
+
+        Those of attention's products count `attention` times.
+        """
+        products = 2 * tokens * self._width(shape)
+        return float(shape.depth * tokens * (self._weights(shape) + attention * products))
 
     def parameters(self, shape: Shape) -> float:
         """Weights of the matrices, the embedding's included."""
-        width = self.hidden * round(self.heads * shape.heads) / self.heads
-        weights = 4 * self.hidden * width + 2 * self.hidden * self.intermediate * shape.neurons
-        return float(shape.depth * weights + self.hidden * shape.vocabulary)
+        return float(shape.depth * self._weights(shape) + self.hidden * shape.vocabulary)
+
+    def _width(self, shape: Shape) -> float:
+        return self.hidden * round(self.heads * shape.heads) / self.heads
+
+    def _weights(self, shape: Shape) -> float:
+        """Of one layer."""
+        feed_forward = 2 * self.hidden * self.intermediate * shape.neurons
+        return 4 * self.hidden * self._width(shape) + feed_forward
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,8 +105,16 @@ def whole(encoder: Encoder, vocabulary: int) -> Shape:
 
 def latency_ms(encoder: Encoder, shape: Shape, measured: Measured, tokens: int) -> float:
     """Estimated latency at `tokens` tokens."""
-    share = encoder.macs(shape, tokens) / encoder.macs(whole(encoder, 0), tokens)
-    return measured.latency_ms * (FIXED + (1 - FIXED) * share)
+    original = whole(encoder, 0)
+    work = [encoder.macs(one, tokens, attention=ATTENTION) for one in (shape, original)]
+    layers = PER_LAYER * shape.depth / original.depth
+    share = FIXED + layers + (1 - FIXED - PER_LAYER) * work[0] / work[1]
+    return measured.latency_ms * share
+
+
+def damage(shape: Shape) -> float:
+    """What a shape is expected to lose of its layers' answers; to compare shapes of one depth."""
+    return NEURON_DAMAGE * (1 - shape.neurons) ** 2 + HEAD_DAMAGE * (1 - shape.heads) ** 2
 
 
 def size_bytes(encoder: Encoder, shape: Shape, measured: Measured) -> float:
@@ -117,7 +144,7 @@ def promising(
         fitting = [
             shape
             for depth in range(encoder.depth, 0, -1)
-            if (shape := _widest(encoder, depth, bound, budget, measured, tokens, vocabularies))
+            if (shape := _best(encoder, depth, bound, budget, measured, tokens, vocabularies))
         ]
         ranked.append(sorted(fitting, key=lambda one: -encoder.macs(one, tokens)))
     found: list[Shape] = []
@@ -128,7 +155,7 @@ def promising(
     return found[:count]
 
 
-def _widest(
+def _best(
     encoder: Encoder,
     depth: int,
     bound_ms: float,
@@ -137,21 +164,16 @@ def _widest(
     tokens: int,
     vocabularies: Sequence[int],
 ) -> Shape | None:
-    """The shape of this depth with the most multiplications within the bounds.
-
-    Heads go only where removing neurons alone does not do: they are harder to make good.
-    """
-    for heads in HEADS:
-        fitting = [
-            shape
-            for neurons in NEURONS
-            for vocabulary in vocabularies
-            if _fits(encoder, shape := Shape(depth, neurons, heads, vocabulary), bound_ms, budget,
-                     measured, tokens)
-        ]  # fmt: skip
-        if fitting:
-            return max(fitting, key=lambda one: (encoder.macs(one, tokens), one.vocabulary))
-    return None
+    """The shape of this depth that fits and does the least damage; of these the most words."""
+    fitting = [
+        shape
+        for heads in HEADS
+        for neurons in NEURONS
+        for vocabulary in vocabularies
+        if _fits(encoder, shape := Shape(depth, neurons, heads, vocabulary), bound_ms, budget,
+                 measured, tokens)
+    ]  # fmt: skip
+    return min(fitting, key=lambda one: (damage(one), -one.vocabulary), default=None)
 
 
 def _fits(

@@ -56,6 +56,7 @@ def finalists(candidate: str, conversion: Conversion, share: float) -> list[Fina
         Finalist(
             name=one.id,
             candidate=candidate,
+            backend=one.backend,
             evidence=evidence,
             cost=Cost(
                 latency_ms=share * evidence.latency_ms[max(evidence.latency_ms)],
