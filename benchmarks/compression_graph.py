@@ -1,8 +1,9 @@
 """What fusing and folding an ONNX graph give: nodes, bytes, activations, latency, in one run.
 
-    python -m benchmarks.compression_graph --reference FOLDER [--runs 60]
+    python -m benchmarks.compression_graph [--reference RECIPE|FOLDER] [--runs 60]
 
-FOLDER holds `encoder/` and perhaps `head.safetensors`. Latency is p50, one thread, batch 1, all
+A recipe stands for what it fine-tunes; a folder holds `encoder/` and perhaps `head.safetensors`.
+Latency is p50, one thread, batch 1, all
 files taking turns, once with the rewrites that the engine makes when it loads a file and once
 without, as a device does that must save memory.
 """
@@ -21,12 +22,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.trained import CLASSIFIER, WORK, reference_folder
 from converters.export.onnx import export_onnx
 from converters.fold import fold_constants
 from converters.fuse import fuse_onnx
 from converters.memory import activations
 from converters.network import load_network
 from converters.ort import CPU, load_engine
+from converters.progress import Terminal
 
 LENGTHS = (16, 128)
 OPSET = 17
@@ -74,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import onnx
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression_graph")
-    parser.add_argument("--reference", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--reference", type=Path, default=CLASSIFIER, metavar="RECIPE|FOLDER")
     parser.add_argument("--runs", type=int, default=60)
     arguments = parser.parse_args(argv)
-    made = files(arguments.reference)
+    made = files(reference_folder(arguments.reference, WORK, Terminal()))
     latencies = {
         (length, rewrite): p50_ms(made, length, arguments.runs, rewrite=rewrite)
         for length in LENGTHS

@@ -1,8 +1,9 @@
 """Every quantization scheme of every engine on one classifier, side by side in one run.
 
-    python -m benchmarks.compression_schemes --reference FOLDER [--rows 600] [--only dynamic]
+    python -m benchmarks.compression_schemes [--reference RECIPE|FOLDER] [--only dynamic]
 
-FOLDER holds `encoder/`, `head.safetensors` and `tokenizer.json`. Each file answers the same test
+A recipe stands for what it fine-tunes; a folder holds `encoder/`, `head.safetensors` and
+`tokenizer.json`. Each file answers the same test
 rows; agreement and cosine are with the float model's logits. Latencies are the best of interleaved
 runs at 128 tokens, one thread, as a multiple of float ONNX Runtime's: a ratio, because a shared
 machine's milliseconds are nobody's.
@@ -24,15 +25,16 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.trained import CLASSIFIER, EXAMPLE, WORK, reference_folder
 from converters.data import read_rows
 from converters.encoding import Encoded, encode, load_tokenizer
 from converters.ort import open_session
+from converters.progress import Terminal
 from converters.quantize import QUANTIZERS, quantizer
 from converters.quantize.config import Options
 from converters.quantize.litert_file import answers_litert
 from edge_runtime.errors import EdgeError
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "debian-sections"
 LENGTHS = (16, 64, 128)
 FloatArray = npt.NDArray[np.float32]
 EXTRA: tuple[tuple[str, Options], ...] = (
@@ -70,8 +72,9 @@ class Result:
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
+        reference = reference_folder(options.reference, WORK, Terminal())
         results = compare(
-            options.reference, options.rows, options.texts, options.only, options.skip, options.runs
+            reference, options.rows, options.texts, options.only, options.skip, options.runs
         )
     except EdgeError as reason:
         print(reason, file=sys.stderr)
@@ -212,7 +215,7 @@ def _show(results: Sequence[Result], rows: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--reference", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--reference", type=Path, default=CLASSIFIER, metavar="RECIPE|FOLDER")
     parser.add_argument("--rows", type=int, default=600, help="test rows (600)")
     parser.add_argument("--texts", type=int, default=96, help="calibration texts (96)")
     parser.add_argument("--runs", type=int, default=15, help="latency runs of each file (15)")

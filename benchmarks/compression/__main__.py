@@ -28,13 +28,12 @@ from benchmarks.compression.environments import PeerError
 from benchmarks.compression.measure import Contender, measure
 from benchmarks.compression.reference import CLASSIFICATION, Reference, load_reference
 from benchmarks.compression.table import as_json, judged_length, lines, show
-from benchmarks.compression.trained import reference_folder
 from benchmarks.compression.verdict import verdict
 from benchmarks.tables import show as show_rows
+from benchmarks.trained import EXAMPLE, WORK, reference_folder
 from converters.progress import Progress, Terminal
 from edge_runtime.errors import EdgeError, exit_code
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "debian-sections"
 LENGTHS = (16, 64, 128)
 
 
@@ -69,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", type=int, default=0, help="only the first test rows; 0 for all")
     add("--rounds", type=int, default=40, help="turns of each, per length")
     add("--lengths", type=int, nargs="+", default=list(LENGTHS), metavar="TOKENS")
-    add("--cache", type=Path, default=Path("build/peers"), help="environments and models")
+    add("--cache", type=Path, default=WORK, help="environments and models")
     add("--out", type=Path, default=Path("build/bench"), help="for compression.json")
     add("--json", action="store_true", help="print JSON instead of tables")
     return parser

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.compression.reference import TOKENIZER_FILE
 from converters.cache import Cache, default_folder
 from converters.data import load_dataset
-from converters.model import Job
+from converters.model import Job, Model
 from converters.network import HEAD_FILE, load_encoder, save_encoder
 from converters.pipeline import begin, run_passes
 from converters.progress import Progress
@@ -20,24 +20,36 @@ from converters.recipe import load_recipe
 from converters.search.recipes import weights_passes
 from edge_runtime.profile import load_profile
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "debian-sections"
+CLASSIFIER = EXAMPLE / "recipe-search.toml"
+WORK = Path("build/peers")
 ANY_PROFILE = "generic-x86_64"
 """Fine-tuning does not look at it."""
+
+
+def trained(path: Path, work: Path, progress: Progress) -> tuple[Model, Job]:
+    """The model that the recipe at `path` fine-tunes, and the job that did it.
+
+    Raises:
+        InputError: the recipe, its data or its model is not as it should be.
+    """
+    recipe = load_recipe(path)
+    data = load_dataset(recipe.data, recipe.task)
+    cache = Cache(default_folder())
+    job = Job(recipe, load_profile(ANY_PROFILE), data, cache, progress, work)
+    return run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model, job
 
 
 def reference_folder(path: Path, work: Path, progress: Progress) -> Path:
     """`path` where it is a folder; of a recipe, a folder under `work` with what it trains.
 
     Raises:
-        InputError: the recipe, its data or its model is not as it should be.
+        InputError: as for `trained`.
     """
     if path.suffix != ".toml":
         return path
-    recipe = load_recipe(path)
-    data = load_dataset(recipe.data, recipe.task)
-    cache = Cache(default_folder())
-    job = Job(recipe, load_profile(ANY_PROFILE), data, cache, progress, work)
-    model = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model
-    folder = work / "references" / recipe.name
+    model, job = trained(path, work, progress)
+    folder = work / "references" / job.recipe.name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "encoder").mkdir(parents=True)
     save_encoder(load_encoder(model.encoder), folder / "encoder")
