@@ -74,10 +74,10 @@ def load_dataset(config: DataConfig, task: str) -> Dataset:
     labelled = config.label if task == "text-classification" else None
     if config.calibration is None or config.test is None:
         raise RuntimeError("a recipe without calibration or test data is refused when it is read")
-    train = read_rows(config.train, config.text, labelled) if config.train and labelled else None
+    train = read_rows(config.train, config.text, labelled) if config.train else None
     calibration = read_rows(config.calibration, config.text, None)
     test = read_rows(config.test, config.text, labelled)
-    classes = _classes(train, test) if train else ()
+    classes = _classes(train, test) if train and labelled else ()
     if train:
         _refuse_trained(train, test)
     unlabelled = None

@@ -152,3 +152,11 @@ def test_a_task_without_labels_needs_no_label_column(config: DataConfig) -> None
     data = load_dataset(replace(config, train=None), "embedding")
     assert data.classes == ()
     assert data.test.labels is None
+
+
+def test_a_task_without_labels_learns_from_the_texts_of_training_rows(config: DataConfig) -> None:
+    data = load_dataset(config, "embedding")
+    assert data.train is not None
+    assert len(data.train) == 6
+    assert data.train.labels is None
+    assert data.classes == ()
