@@ -15,10 +15,8 @@ from typing import Any
 
 import torch
 
+from converters.source import SHAPES_KEY
 from edge_runtime.errors import InputError
-
-SHAPES_KEY = "edge_layers"
-"""In config.json: one object a layer, `heads` and `intermediate`; absent where all are alike."""
 
 
 @dataclass(frozen=True, slots=True)

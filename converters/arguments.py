@@ -19,7 +19,7 @@ examples:
       fine-tune, export, quantize, measure, pack; report.html beside the bundle shows it all
   edge-convert run my/recipe.toml --profile raspberry-pi-5 --profile my/board.toml --out build
       the same model for two boards; what they share is computed once
-  edge-convert optimize examples/debian-sections/recipe.toml --profile generic-x86_64 \\
+  edge-convert optimize examples/debian-sections/recipe-search.toml --profile generic-x86_64 \\
       --budget faster=8,smaller=10,drop=2% --out build/small
       search for the best bundle within a budget: smaller shapes, distilled and quantized
   edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
@@ -97,7 +97,7 @@ def _optimize(verbs: Verbs) -> None:
         "interrupted, it goes on where it was. Ends with 1 where nothing meets the budget, and "
         "says what came nearest.",
         """\
-  edge-convert optimize examples/debian-sections/recipe.toml --profile generic-x86_64 \\
+  edge-convert optimize examples/debian-sections/recipe-search.toml --profile generic-x86_64 \\
       --budget faster=8,smaller=10,drop=2% --out build/small
   edge-convert optimize sentence-transformers/all-MiniLM-L6-v2 --data my/texts \\
       --profile raspberry-pi-5 --budget drop=0.02 --minutes 30 --out build/small

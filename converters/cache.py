@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from converters.interrupt import stop_if_interrupted
 from edge_runtime.errors import DeviceError
 
@@ -82,7 +84,7 @@ class Cache:
             make(made)
             stop_if_interrupted()  # a toolchain that swallowed it may have left work half done
             _finish(made, entry, described)
-        except OSError as reason:
+        except (OSError, SafetensorError) as reason:  # a full disk, whoever writes
             raise DeviceError(f"cache {self._folder}, {stage}: {reason}") from None
         finally:
             shutil.rmtree(made, ignore_errors=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters.configs import ExportConfig, FinetuneConfig
+from converters.configs import ExportConfig, FinetuneConfig, VerifyConfig
 from converters.data import load_dataset
 from converters.export import require_optimum
+from converters.metrics import find_metric
 from converters.model import SUFFIXES
 from converters.quantize import quantizer_path
 from converters.quantize.config import QuantizeConfig
@@ -76,6 +77,22 @@ def _check_quantizers(
             wanted = config.recipes.get(engine.backend)
             where = recipe.where if wanted else f"profile {profile.name}"
             _check_quantizer(where, engine.backend, wanted or engine.quantization)
+
+
+def check_metric(recipe: Recipe) -> None:
+    """The metric that the recipe names is there, and its task has what it needs.
+
+    Raises:
+        InputError: not so.
+    """
+    config = recipe.config(VerifyConfig)
+    if config is None or not config.metric:
+        return
+    metric = find_metric(config.metric, base=recipe.path.parent)
+    if metric.labelled and recipe.task == "embedding":
+        raise InputError(
+            f"{recipe.where}: metric {config.metric} needs labels, the task {recipe.task} has none"
+        )
 
 
 def check_continued(recipe: Recipe) -> None:

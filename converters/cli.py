@@ -85,8 +85,10 @@ def _search(arguments: argparse.Namespace) -> int:
     from converters.search.show import found_text
     from edge_runtime.profile import load_profile
 
-    if not arguments.minutes > 0:
-        raise InputError(f"--minutes {arguments.minutes:g}: expected more than 0")
+    if not 0 < arguments.minutes <= MOST_MINUTES:
+        raise InputError(
+            f"--minutes {arguments.minutes:g}: expected more than 0 and at most {MOST_MINUTES}"
+        )
     budget = parse_budget(arguments.budget, Budget())
     profile = load_profile(arguments.profile)
     recipe = base_recipe(arguments.model, arguments.data, arguments.out)
@@ -163,6 +165,7 @@ def _profiles(arguments: argparse.Namespace) -> int:
     return 0
 
 
+MOST_MINUTES = 60 * 24 * 30
 VERBS = {
     "run": _run,
     "optimize": _optimize,

@@ -9,6 +9,7 @@ always: an error is told as its negative. Pure.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Targets: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.float32] | None"
 Measure: TypeAlias = Callable[[FloatArray, FloatArray, Targets], Any]
 NEIGHBOURS = 10
+USER_MODULE = "edge_user_metric"
 BLOCK = 512
 """Rows whose similarities with all others are held in memory at a time."""
 
@@ -43,7 +45,8 @@ class Metric:
             InputError: it needs labels and there are none; a user's function returns no number, or
                 raises.
         """
-        return float(np.mean(self._measured(answers, reference, targets)))
+        # In float64: a loss of exactly what may be lost must not be over by a rounding.
+        return float(np.mean(self._measured(answers, reference, targets), dtype=np.float64))
 
     def scores(
         self, answers: FloatArray, reference: FloatArray, targets: Targets
@@ -57,17 +60,30 @@ class Metric:
             raise InputError(f"metric {self.name}: needs labels, the rows have none")
         if self.name in METRICS:
             return np.asarray(self.measure(answers, reference, targets), dtype=np.float32)
+        wanted = None if targets is None else _read_only(targets)
         try:
-            found = np.asarray(self.measure(answers, reference, targets), dtype=np.float32)
-        except Exception as reason:  # a stranger's code raises what it likes
+            found = np.asarray(
+                self.measure(_read_only(answers), _read_only(reference), wanted), dtype=np.float32
+            )
+        except (Exception, SystemExit) as reason:  # a stranger's code raises what it likes
             first = (str(reason).strip().splitlines() or [""])[0][:200]
-            raise InputError(f"metric {self.name}: {type(reason).__name__}: {first}") from None
+            raise InputError(
+                f"metric {self.name}: {type(reason).__name__}: {first} (of {len(answers)} rows; "
+                "it is also asked of rows drawn at random from them)"
+            ) from None
         if found.shape not in ((), (len(answers),)) or not np.isfinite(found).all():
             raise InputError(
                 f"metric {self.name}: returned {_told(found)}, expected a finite number or one for "
                 f"each of the {len(answers)} rows"
             )
         return found
+
+
+def _read_only(values: Any) -> Any:
+    """The same values, which a stranger's code cannot change."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _told(found: FloatArray) -> str:
@@ -251,13 +267,14 @@ def find_metric(name: str, *, base: Path) -> Metric:
 
 
 def _load(path: Path, function: str, name: str) -> Measure:
-    spec = importlib.util.spec_from_file_location("edge_user_metric", path)
+    spec = importlib.util.spec_from_file_location(USER_MODULE, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise InputError(f"metric {name!r}: there is no file {path}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[USER_MODULE] = module  # dataclasses look for their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as reason:  # a stranger's code raises what it likes
+    except (Exception, SystemExit) as reason:  # a stranger's code raises what it likes
         raise InputError(f"metric {name!r}: {path} cannot be imported ({reason})") from None
     found = getattr(module, function, None)
     if not callable(found):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from converters.anatomy import SHAPES_KEY, remember_shapes, reshape
+from converters.anatomy import remember_shapes, reshape
 from converters.quiet import quiet
-from converters.source import files_digest
+from converters.source import SHAPES_KEY, files_digest
 from edge_runtime.errors import InputError
 
 HEAD_FILE = "head.safetensors"

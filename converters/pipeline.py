@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from converters.cache import Cache, tool_versions
-from converters.checks import check_continued, check_engines, check_output
+from converters.checks import check_continued, check_engines, check_metric, check_output
 from converters.configs import FinetuneConfig
 from converters.data import Dataset, load_dataset
 from converters.interrupt import stop_if_interrupted
@@ -73,6 +73,7 @@ def convert(
     written = load_recipe(recipe_path)
     check_engines(written, profiles)
     check_continued(written)
+    check_metric(written)
     recipe = _with_source(written, options.source)
     data = load_dataset(recipe.data, recipe.task)
     check_output(options.out)

@@ -17,6 +17,8 @@ from edge_runtime.errors import InputError
 from edge_runtime.fields import Fields, decode_json
 
 PACKAGE = "python-package:"
+SHAPES_KEY = "edge_layers"
+"""In config.json: one object a layer, `heads` and `intermediate`; absent where all are alike."""
 OFFSET = ("camembert", "mpnet", "roberta", "xlm-roberta")
 """Architectures that count positions from the padding's id on: that many fewer can be used."""
 ARCHITECTURES = ("bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -87,11 +89,38 @@ def load_source(config: SourceConfig, *, base: Path, max_length: int) -> Source:
         vocabulary=f.integer("vocab_size", low=1),
         sha256=files_digest([*wanted.values(), weights]),
     )
+    _refuse_larger(f, source, weights.stat().st_size, where)
     if max_length > source.max_positions:
         raise InputError(
             f"{where}: takes at most {source.max_positions} tokens, max_length is {max_length}"
         )
     return source
+
+
+def _refuse_larger(f: Fields, source: Source, weights_bytes: int, where: str) -> None:
+    """Sizes that the weights' file cannot hold, before memory is spent on them.
+
+    Every number takes a byte at least.
+    """
+    short = source.architecture == "distilbert"
+    layers = f.integer("n_layers" if short else "num_hidden_layers", low=1)
+    inner = f.integer("hidden_dim" if short else "intermediate_size", low=1)
+    width = f.integer("embedding_size", source.hidden, low=1)  # ELECTRA's own
+    numbers = width * (source.vocabulary + source.max_positions)
+    shapes = f.rest().get(SHAPES_KEY)
+    if isinstance(shapes, list):  # what else is wrong with it is told when it is loaded
+        size = source.hidden // source.heads
+        for one in (one for one in shapes if isinstance(one, dict)):
+            given = [one.get(name) for name in ("heads", "intermediate")]
+            heads, neurons = (value if isinstance(value, int) else 0 for value in given)
+            numbers += source.hidden * (4 * heads * size + 2 * neurons)
+    else:
+        numbers += layers * source.hidden * (4 * source.hidden + 2 * inner)
+    if numbers > weights_bytes:
+        raise InputError(
+            f"{where}: config.json says {numbers:,} numbers at least, the file of weights has "
+            f"{weights_bytes:,} bytes"
+        )
 
 
 def files_digest(paths: list[Path]) -> str:

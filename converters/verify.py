@@ -273,7 +273,7 @@ def _refusal(evidence: Evidence, config: VerifyConfig) -> str:
             f"cosine {evidence.golden_cosine:.4f} to the reference on a golden vector, "
             f"expected {config.min_cosine:g} or more"
         )
-    if not drop <= config.max_drop:  # also what is not a number
+    if not drop <= config.max_drop + 1e-9:  # nothing but a rounding; also what is not a number
         found, had, allowed = (
             figure_words(one, evidence.metric)
             for one in (evidence.value, evidence.reference, config.max_drop)

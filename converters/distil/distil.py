@@ -129,6 +129,10 @@ def _parts(
         "rows": lessons.sha256,
         "test": job.data.test.sha256 if config.tasks else "",
         "classes": list(job.data.classes),
+        # A narrower student is fitted to calibration texts before it is taught.
+        "narrowed_to": [job.data.calibration.sha256, job.recipe.data.max_length]
+        if config.width
+        else [],
         "config": replace(
             config,
             tasks=(),

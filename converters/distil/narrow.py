@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from converters.anatomy import SHAPES_KEY, anatomy_of, layers_of, remember_shapes, reshape
+from converters.anatomy import anatomy_of, layers_of, remember_shapes, reshape
 from converters.encoding import collate, encode, load_tokenizer
 from converters.model import Job, Model
 from converters.network import POOLERS, TextNetwork
 from converters.quiet import quiet
+from converters.source import SHAPES_KEY
 from edge_runtime.errors import InputError
 
 FITTED_TEXTS = 64

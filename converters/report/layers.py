@@ -8,7 +8,7 @@ from typing import Any
 from converters.data import read_rows
 from converters.encoding import encode, load_tokenizer
 from converters.model import Candidate
-from converters.report.story import engine_of, passes_of, subject
+from converters.report.story import passes_of, subject
 from converters.search.result import Found
 
 TEXTS = 16
@@ -24,7 +24,7 @@ def layer_errors(found: Found) -> tuple[list[tuple[str, float]], str]:
     """
     end = subject(found)
     conversion = found.conversions[end.candidate]
-    engine = engine_of(found, end)
+    engine = end.backend
     both = [one for one in conversion.model.candidates if one.backend == engine]
     before = next((one for one in both if not one.quantized), None)
     after = next((one for one in both if one.id == end.name), None)

@@ -19,7 +19,7 @@ from converters.report.confused import NUMBERS, heat, moved
 from converters.report.front_plots import Bounds, Mark
 from converters.report.layers import TEXTS, layer_errors, sensitivities
 from converters.report.plots import Series
-from converters.report.story import engine_of, original, passes_of, story, subject
+from converters.report.story import original, passes_of, story, subject
 from converters.report.template import raw, render
 from converters.search.budget import bound_words
 from converters.search.front import front
@@ -139,7 +139,7 @@ def _front(found: Found, numbers: Mapping[str, int]) -> str:
         marks.append(
             Mark(
                 number=numbers[one.id],
-                series=Series(one.id, engine_of(found, one), one.quantized),
+                series=Series(one.id, one.backend, one.quantized),
                 latency_ms=one.cost.latency_ms,
                 size_bytes=one.cost.size_bytes,
                 value=reference + difference.value,
@@ -183,7 +183,7 @@ def _finalist(found: Found, one: Finalist, number: int) -> dict[str, Any]:
         "number": number,
         "candidate": one.candidate,
         "variant": one.name,
-        "backend": engine_of(found, one),
+        "backend": one.backend,
         "quantized": one.quantized,
         "chosen": one.id == found.choice,
         "size": size(one.cost.size_bytes),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.passes import KINDS, pass_words
-from converters.search.result import ORIGINAL, Finalist, Found
+from converters.search.result import ORIGINAL, Finalist, Found, float_model
 
 WEIGHTS = "weights"
 
@@ -37,31 +37,21 @@ def subject(found: Found) -> Finalist:
     return found.finalist(nearest(costs, found.budget))
 
 
-def engine_of(found: Found, one: Finalist) -> str:
-    """The engine that runs it."""
-    candidates = found.conversions[one.candidate].model.candidates
-    return next((other.backend for other in candidates if other.id == one.name), "")
-
-
 def beside(found: Found, candidate: str, engine: str, *, quantized: bool) -> Finalist | None:
     """The finalist of this shape for this engine, if there is one."""
     return next(
         (
             one
             for one in found.finalists
-            if one.candidate == candidate
-            and one.quantized is quantized
-            and engine_of(found, one) == engine
+            if one.candidate == candidate and one.quantized is quantized and one.backend == engine
         ),
         None,
     )
 
 
 def original(found: Found) -> Finalist:
-    """What everything is compared with: the original, float, on the subject's engine if it can."""
-    wanted = beside(found, ORIGINAL, engine_of(found, subject(found)), quantized=False)
-    floats = [one for one in found.finalists if one.candidate == ORIGINAL and not one.quantized]
-    return wanted or (floats or list(found.finalists))[0]
+    """What everything is compared with, as the budget's ratios are."""
+    return float_model([one for one in found.finalists if one.candidate == ORIGINAL])
 
 
 def passes_of(found: Found, candidate: str) -> Mapping[str, Mapping[str, Any]]:
@@ -75,7 +65,7 @@ def passes_of(found: Found, candidate: str) -> Mapping[str, Mapping[str, Any]]:
 def story(found: Found) -> Iterator[Told]:
     """The rows, the original first and the subject last."""
     end = subject(found)
-    engine = engine_of(found, end)
+    engine = end.backend
     yield Told("the original", "float", measured=original(found))
     if end.candidate != ORIGINAL:
         after = beside(found, ORIGINAL, engine, quantized=True)

@@ -52,16 +52,17 @@ def _written(model: str, data: Path) -> dict[str, Any]:
             "may be left out for embeddings)"
         )
     labelled = "train" in files and _has_label(files["train"])
+    if "train" not in files and _has_label(files["test"]):
+        raise InputError(
+            f"data {data}: rows of {files['test'].name} have a label, but train is missing; "
+            "expected it for a classifier, or rows without label for embeddings"
+        )
     name = re.sub(r"[^a-z0-9._-]+", "-", data.resolve().name.lower()).strip("-._") or "model"
     passes: list[dict[str, Any]] = [
         {"kind": kind} for kind in ("export", "fuse", "quantize", "verify", "package")
     ]
     if labelled:
         passes.insert(0, {"kind": "finetune", "epochs": EPOCHS})
-    else:
-        # Without labels training rows are as good as any other text.
-        unlabelled = files.pop("train", None)
-        files.setdefault("unlabelled", unlabelled or files["calibration"])
     return {
         "name": name,
         "version": "1.0.0",
@@ -82,6 +83,6 @@ def _has_label(path: Path) -> bool:
     try:
         with open_rows(path) as file:
             row = json.loads(file.readline(FIRST_LINE_BYTES))
-    except (OSError, lzma.LZMAError, EOFError, ValueError):
+    except (OSError, lzma.LZMAError, EOFError, ValueError, RecursionError):
         return True
     return isinstance(row, dict) and "label" in row

@@ -9,6 +9,7 @@ the original's float model, because milliseconds of this host say little of a bo
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,6 +19,11 @@ from edge_runtime.text import size
 
 UNITS = {"": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9,
          "kib": 2**10, "mib": 2**20, "gib": 2**30}  # fmt: skip
+MOST = 1e15
+HIGHEST = {"drop": 1e9, "faster": 1e6, "smaller": 1e6}
+"""Bounds above these are slips of the pen; errors of a regression can drop by more than 1."""
+ROUNDING = 1e-9
+"""Of figures that are means over rows; what is lost exactly as allowed is within."""
 USUAL_DROP = 0.01
 """What may be lost where a budget does not say: a point of accuracy, 0.01 of a cosine."""
 
@@ -63,8 +69,9 @@ class Budget:
             bound, found = getattr(self, name), getattr(cost, name)
             if bound and not found <= bound:
                 over[name] = found / bound
-        if not cost.drop <= self.drop:
-            over["drop"] = cost.drop / self.drop if self.drop > 0 else float("inf")
+        if not cost.drop <= self.drop + ROUNDING:
+            times = cost.drop / max(self.drop, USUAL_DROP / 10)
+            over["drop"] = max(times, 1 + ROUNDING) if math.isfinite(times) else math.inf
         return over
 
     def words(self) -> str:
@@ -115,7 +122,7 @@ def parse_budget(words: Sequence[str], usual: Budget) -> Budget:
 
 
 def _value(name: str, text: str) -> float:
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[a-z]*)", text.lower())
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+|[0-9]+\.)\s*(%|[a-z]*)", text.lower())
     units: Mapping[str, float] = {"": 1}
     if name.endswith("_bytes"):
         units = UNITS
@@ -125,10 +132,11 @@ def _value(name: str, text: str) -> float:
         units = {"": 1, "%": 0.01}
     else:
         units = {"": 1, "x": 1}
-    value = float(match[1]) * units[match[2]] if match and match[2] in units else -1.0
-    if not (value > 0 or (name == "drop" and value == 0)):
+    value = round(float(match[1]) * units[match[2]], 12) if match and match[2] in units else -1.0
+    lowest = "a number from 0 to 1" if name == "drop" else "a number above 0"
+    if not (value > 0 or (name == "drop" and value == 0)) or value > HIGHEST.get(name, MOST):
         raise InputError(
-            f"budget {name}={text}: expected a number above 0, with one of the units "
+            f"budget {name}={text}: expected {lowest}, such as 0.5 or 12, with one of the units "
             f"{', '.join(one for one in units if one)} or none"
         )
     return value

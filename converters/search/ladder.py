@@ -17,8 +17,10 @@ from converters.passes import PassConfig, kind_of
 from converters.pipeline import run_passes, title_of
 from converters.search.halving import Rung, plan, shares, survivors
 from converters.search.recipes import lesson, shaping, teaching
+from converters.search.show import trained_row
 from converters.search.space import Encoder, Shape
 from converters.search.speed import step_seconds
+from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 
 WARNING_SHARE = 0.9
@@ -70,6 +72,7 @@ def climb(ladder: Ladder, shapes: Sequence[Shape]) -> tuple[list[Candidate], str
         return [], "the time is too short to train anything"
     done: dict[str, Candidate] = {}
     going = list(shapes[: rungs[0].keep])
+    unsuited: dict[str, str] = {}
     for number, rung in enumerate(rungs):
         if number:
             losses = [(one.name, done[one.name].loss) for one in going]
@@ -78,8 +81,16 @@ def climb(ladder: Ladder, shapes: Sequence[Shape]) -> tuple[list[Candidate], str
         for shape in going:
             if done and time.monotonic() > ladder.deadline:
                 return ranked(done.values()), "the time was over before the plan was done"
-            done[shape.name] = _taught(ladder, shape, done.get(shape.name), steps)
-    return ranked(done.values()), ""
+            try:
+                done[shape.name] = _taught(ladder, shape, done.get(shape.name), steps)
+            except InputError as reason:  # such as a vocabulary that cannot be so small
+                unsuited[shape.name] = str(reason)
+                ladder.job.progress.say(f"{shape.name}: left out, {reason}")
+        going = [shape for shape in going if shape.name not in unsuited]
+        if not going:
+            break
+    told = "; ".join(f"{name} was left out: {reason}" for name, reason in unsuited.items())
+    return ranked(done.values()), told
 
 
 def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -109,6 +120,7 @@ def _taught(ladder: Ladder, shape: Shape, before: Candidate | None, steps: int) 
         told[title_of(kind_of(config), told)] = figures
     taught_figures = conversion.passes["distil"]
     held: Any = taught_figures["held_out"]
+    job.progress.say(trained_row(shape.name, sum(rungs), _loss(held)))
     took = float(str(taught_figures["training_seconds"]))
     return Candidate(
         shape=shape,

@@ -58,19 +58,28 @@ def mixed(model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job)
         load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length),
         job.data.calibration.texts,
     )
-    whole = Options(scheme=quantized.precision).over(quantized.precision)
+    whole = _options(backend, job)
+    if whole.layers:
+        return None  # somebody has said already which layer gets what
     data = plain.artifact.path.read_bytes()
     if "drop" in budget.broken(one.cost):
         losses = sensitivities(backend, data, texts, whole)
         plan = greedy(against_loss(losses, one, whole.scheme), _latency(one, budget))
     else:
-        fewer = replace(whole, scheme=FEWER_BITS[backend], smooth=0.0)
+        fewer = replace(whole, scheme=FEWER_BITS[backend], smooth=0.0, rounding="nearest")
         losses = sensitivities(backend, data, texts, fewer)
         plan = greedy(against_size(losses, one, whole.scheme, fewer.scheme), budget.size_bytes)
     layers = _changed(plan, whole.scheme)
     if not plan.met or not layers:
         return None
     return Mixed(backend, replace(whole, layers=layers), losses)
+
+
+def _options(backend: str, job: Job) -> Options:
+    """How the recipe, or else the profile, has this engine's files quantized."""
+    config = job.recipe.config(QuantizeConfig) or QuantizeConfig({})
+    engine = next(one for one in job.profile.engines if one.backend == backend)
+    return config.options(backend, engine.quantization)
 
 
 def _broken(finalists: Sequence[Finalist], budget: Budget) -> Finalist | None:

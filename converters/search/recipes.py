@@ -12,7 +12,6 @@ from dataclasses import replace
 from converters.configs import (
     ExportConfig,
     FinetuneConfig,
-    FuseConfig,
     PackageConfig,
     VerifyConfig,
 )
@@ -101,7 +100,7 @@ def finished(
         *weights_passes(recipe),
         *compression,
         given.get("export", ExportConfig(opset=17, exporter="torch")),
-        given.get("fuse", FuseConfig()),
+        *([given["fuse"]] if "fuse" in given else []),
         quantization,
         verify,
         replace(package, engines=engines),

@@ -11,7 +11,6 @@ that was interrupted goes on where it was. The test rows decide nothing but betw
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ from pathlib import Path
 
 from converters.anatomy import layers_of
 from converters.cache import Cache
-from converters.checks import check_engines, check_output
-from converters.data import Rows, load_dataset
+from converters.checks import check_continued, check_engines, check_metric, check_output
+from converters.data import load_dataset
 from converters.distil.lessons import gather, pooled_outputs
 from converters.model import Job, Model
 from converters.network import load_encoder
@@ -30,6 +29,7 @@ from converters.progress import Progress
 from converters.quantize.config import QuantizeConfig
 from converters.recipe import Recipe, load_recipe
 from converters.search.budget import Budget
+from converters.search.checks import check_claim, check_passes
 from converters.search.front import choose, front, refusal
 from converters.search.ladder import WARNING_SHARE, Candidate, Ladder, climb
 from converters.search.measure import together
@@ -86,9 +86,13 @@ def optimize(
     """
     started = time.monotonic()
     check_engines(recipe, [profile])
+    check_continued(recipe)
+    check_metric(recipe)
+    check_passes(recipe, profile)
     check_output(options.out)
     data = load_dataset(recipe.data, recipe.task)
-    _check_claim(data.test, budget)
+    config = verify_config(recipe)
+    check_claim(data.test, recipe.task, budget, config, quick=options.quick)
     cache = Cache(options.cache)
     job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
     asked = budget
@@ -107,12 +111,13 @@ def optimize(
         for one in candidates[:FINALISTS]:  # 5
             weighed.add(one.shape.name, one.model, one.passes, budget, one.figures)
             weighed.refine(one.shape.name, budget)
-    config = verify_config(recipe)
     conversions = weighed.conversions
     pairs = [(conversions[one.candidate], one) for one in weighed.found]
     found = together(pairs, job, config.latency_runs)  # 6
     budget = asked.against(float_model(found).cost)  # ratios of one run
-    costs = {one.id: one.cost for one in found if one.quantized}
+    # What answers its golden vectors otherwise than its float model would not be packed.
+    sound = [one for one in found if one.quantized and one.golden >= config.min_cosine]
+    costs = {one.id: one.cost for one in sound}
     result = Found(
         budget=budget,
         minutes=options.minutes,
@@ -128,17 +133,19 @@ def optimize(
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
     )
     if result.choice is None:
-        raise NotMet(refusal(costs, budget), result)
+        (job.out / RECIPE_FILE).unlink(missing_ok=True)  # of another search
+        told = refusal(costs, budget) if costs else _unsound(found, config.min_cosine)
+        raise NotMet(told, result)
     return _made(result, job)  # 7
 
 
-def _check_claim(test: Rows, budget: Budget) -> None:
-    """One row that is answered otherwise must not be more than may be lost."""
-    if budget.drop and len(test) * budget.drop < 1:
-        raise InputError(
-            f"data {test.path}: {len(test)} rows cannot show that at most {budget.drop:.2%} is "
-            f"lost; expected {math.ceil(1 / budget.drop)} or more, or a larger drop in the budget"
-        )
+def _unsound(found: Sequence[Finalist], bound: float) -> str:
+    best = max((one for one in found if one.quantized), key=lambda one: one.golden, default=None)
+    assert best is not None  # an engine quantizes, else nothing would have begun
+    return (
+        f"no variant answers as its float model does: the nearest is {best.id} with a cosine of "
+        f"{best.golden:.4f} on a golden vector, expected min_cosine, {bound:g}, or more"
+    )
 
 
 def _encoder(model: Model) -> Encoder:
@@ -150,6 +157,7 @@ def _encoder(model: Model) -> Encoder:
         heads=layers[0].heads,
         intermediate=layers[0].shape.intermediate,
         vocabulary=model.source.vocabulary,
+        loose_heads=layers[0].anatomy.prunable,
     )
 
 

@@ -1,11 +1,33 @@
-"""A search's result as a text table of 80 columns: the finalists, the front, the choice."""
+"""A search for people: the table that fills while it runs, its result, the front, the choice.
+
+Tables are 80 columns wide, or a name's length more.
+"""
 
 from __future__ import annotations
 
 from converters.metrics import figure_words
-from converters.search.result import Found, float_model
+from converters.search.budget import Budget
+from converters.search.result import Finalist, Found, float_model
 from converters.show import table
 from edge_runtime.text import MAX_ERROR, plain, size
+
+FILLING = f"  {'candidate':<38} {'steps':>6} {'held out':>8} {'test':>7} {'ms':>6} {'size':>8}"
+"""The head of the table that fills; of held-out rows the loss, lower is better."""
+
+
+def trained_row(name: str, steps: int, loss: float) -> str:
+    """A row of the table that fills: a candidate that was taught."""
+    return f"  {name:<38} {steps:>6,} {loss:>8.4f}"
+
+
+def measured_row(one: Finalist, budget: Budget) -> str:
+    """A row of the table that fills: a variant that answered the test rows."""
+    figures = (
+        f"{figure_words(one.evidence.value, one.evidence.metric):>7} "
+        f"{one.cost.latency_ms:>6.2f} {size(round(one.cost.size_bytes)):>8}"
+    )
+    broken = ", ".join(budget.broken(one.cost)) if one.quantized else ""
+    return plain(f"  {one.id:<38} {'':>6} {'':>8} {figures}{f'  over: {broken}' if broken else ''}")
 
 
 def found_text(found: Found) -> str:

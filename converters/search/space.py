@@ -43,13 +43,17 @@ FILLED = 0.35
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """What the estimates need of the original: sizes of its parts, all layers alike."""
+    """What the estimates need of the original: sizes of its parts, all layers alike.
+
+    Without `loose_heads` heads cannot go.
+    """
 
     depth: int
     hidden: int
     heads: int
     intermediate: int
     vocabulary: int
+    loose_heads: bool = True
 
     def macs(self, shape: Shape, tokens: int, *, attention: float = 1.0) -> float:
         """Multiplications of a text of `tokens` tokens, embedding and head left out.
@@ -167,7 +171,7 @@ def _best(
     """The shape of this depth that fits and does the least damage; of these the most words."""
     fitting = [
         shape
-        for heads in HEADS
+        for heads in (HEADS if encoder.loose_heads else HEADS[:1])
         for neurons in NEURONS
         for vocabulary in vocabularies
         if _fits(encoder, shape := Shape(depth, neurons, heads, vocabulary), bound_ms, budget,

@@ -17,6 +17,7 @@ from converters.search.measure import finalists, measure
 from converters.search.precision import mixed
 from converters.search.recipes import compression_passes, finished
 from converters.search.result import Finalist
+from converters.search.show import FILLING, measured_row
 from edge_runtime.fields import Json
 
 
@@ -41,7 +42,7 @@ class Weighed:
         recipe = finished_recipe(self._job.recipe, compression, budget, ())
         done = measure(model, recipe, self._job)
         self.conversions[name] = replace(done, passes={**figures, **done.passes})
-        self.found += finalists(name, done, self._job)
+        self._found(finalists(name, done, self._job), budget)
 
     def refine(self, name: str, budget: Budget) -> None:
         """Where no variant of `name` is within the budget, try one with a scheme for each layer."""
@@ -63,7 +64,15 @@ class Weighed:
         done = measure(plain, recipe, self._job)
         self.conversions[title] = replace(done, passes={**before.passes, **done.passes})
         known = {one.name for one in own}
-        new = [one for one in finalists(title, done, self._job) if one.name not in known]
+        found = finalists(title, done, self._job)
+        self._found([one for one in found if one.name not in known], budget)
+
+    def _found(self, new: Sequence[Finalist], budget: Budget) -> None:
+        """Keep them, and tell the head of the table before the first."""
+        if not self.found:
+            self._job.progress.say(FILLING)
+        for one in new:
+            self._job.progress.say(measured_row(one, budget))
         self.found += new
 
 

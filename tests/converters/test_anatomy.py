@@ -13,13 +13,13 @@ from transformers import AutoModel, BertConfig, DistilBertConfig, MPNetConfig, R
 
 from converters.anatomy import (
     ROLES,
-    SHAPES_KEY,
     Layer,
     LayerShape,
     keep_layers,
     layers_of,
 )
 from converters.network import load_encoder, save_encoder
+from converters.source import SHAPES_KEY
 from edge_runtime.errors import InputError
 
 SMALL = {"vocab_size": 50, "num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32,

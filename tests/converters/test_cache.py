@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from converters.cache import Cache, default_folder, own_source
 from converters.configs import ExportConfig
@@ -82,6 +83,14 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError, match=r"cache .*file"):
         Cache(tmp_path / "file").folder("stage", {}, write)
+
+
+def test_a_full_disk_is_one_sentence_whoever_writes(tmp_path: Path) -> None:
+    def full(out: Path) -> None:
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    with pytest.raises(DeviceError, match=r"stage: .*No space left"):
+        Cache(tmp_path).folder("stage", {}, full)
 
 
 def test_the_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,6 +225,9 @@ BAD = {
         recipe(finetune={"freeze_backbone": "true", "continue_from": '"recipe.toml"'}),
         "must fine-tune an encoder itself",
     ),
+    "a metric that is not known": (
+        recipe(verify={"metric": '"acuracy"'}), "expected one of accuracy, macro-f1"
+    ),
     "bounds that nothing reaches": (
         recipe(verify={"min_cosine": "1", "min_agreement": "1"}), "no variant is good enough: ort-"
     ),

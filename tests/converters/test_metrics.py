@@ -92,6 +92,8 @@ def first(answers, reference, targets): return answers[:, 0]
 def one(answers, reference, targets): return 0.25
 def wrong(answers, reference, targets): return np.ones(7)
 def fails(answers, reference, targets): raise KeyError("price")
+def leaves(answers, reference, targets): raise SystemExit(0)
+def sorts(answers, reference, targets): return answers.sort(axis=0)
 """
 
 
@@ -112,6 +114,8 @@ def test_a_function_of_the_user_is_a_metric(users: Path) -> None:
     [
         ("mine.py:wrong", r"returned an array of shape \[7\], expected a finite number or one for"),
         ("mine.py:fails", "KeyError: 'price'"),
+        ("mine.py:leaves", "SystemExit: 0"),
+        ("mine.py:sorts", "ValueError: .*read-only"),
         ("mine.py:other", "has no function 'other'"),
         ("their.py:one", "there is no file"),
         ("precision", "expected one of accuracy, macro-f1"),
@@ -120,6 +124,29 @@ def test_a_function_of_the_user_is_a_metric(users: Path) -> None:
 def test_a_metric_that_cannot_be_had_is_named(users: Path, name: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         find_metric(name, base=users).value(LOGITS, LOGITS, None)
+
+
+def test_what_a_user_imports_may_leave_or_look_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(InputError, match=r"leaves\.py cannot be imported"):
+        find_metric("leaves.py:one", base=tmp_path)
+    (tmp_path / "classes.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Price:\n    euro: float\n"
+        "def one(answers, reference, targets): return Price(0.5).euro\n"
+    )
+    assert find_metric("classes.py:one", base=tmp_path).value(LOGITS, LOGITS, None) == 0.5
+
+
+@pytest.mark.parametrize("n", [100, 1000, 3144])
+def test_a_share_of_rows_is_exact(n: int) -> None:
+    """A loss of exactly what may be lost must not be over it by a rounding."""
+    for wrong in range(1, n // 10):
+        logits = np.zeros((n, 2), dtype=np.float32)
+        logits[:, 0], logits[:wrong, 1] = 0.5, 1.0
+        targets = np.zeros(n, dtype=np.int64)
+        found = METRICS["accuracy"].value(logits, logits, targets)
+        assert abs(found - (n - wrong) / n) < 1e-12
 
 
 def answers_right(share: float, n: int = 2000, seed: int = 1) -> np.ndarray:

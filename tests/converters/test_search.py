@@ -137,6 +137,16 @@ def test_a_budget_that_nothing_meets_names_the_nearest(
         optimize(recipe, board, Budget(size_bytes=1000), options, Silent())
 
 
+def test_what_a_search_decides_may_not_stand_in_the_recipe(
+    found: Found, cache_folder: Path, board: DeviceProfile, tmp_path: Path
+) -> None:
+    assert found.recipe is not None
+    again = load_recipe(found.recipe)
+    options = Options(tmp_path, cache_folder, MINUTES)
+    with pytest.raises(InputError, match=r"has the pass 'vocabulary', which a search decides"):
+        optimize(again, board, SMALL, options, Silent())
+
+
 def test_the_command_prints_a_table_and_writes_everything(
     edge_convert: EdgeConvert, found: Found, workshop: Path, cache_folder: Path, tmp_path: Path
 ) -> None:
@@ -200,7 +210,7 @@ def test_texts_without_labels_are_embedded(workshop: Path, tmp_path: Path) -> No
     )
     recipe = base_recipe(str(workshop / "encoder"), texts, tmp_path)
     assert recipe.task == "embedding"
-    assert recipe.data.unlabelled == texts / "train.jsonl"
+    assert recipe.data.train == texts / "train.jsonl"
     assert not any(isinstance(one, DistilConfig) for one in recipe.passes)
 
 
@@ -209,6 +219,10 @@ def test_texts_without_labels_are_embedded(workshop: Path, tmp_path: Path) -> No
     [
         ({}, "calibration and test missing; expected a folder with train, calibration, test"),
         ({"test": [{"text": "a"}]}, "calibration missing"),
+        (
+            {"calibration": [{"text": "a"}], "test": [{"text": "b", "label": "x"}]},
+            "have a label, but train is missing; expected it for a classifier",
+        ),
     ],
 )
 def test_a_folder_that_lacks_a_split_is_refused(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,13 +16,16 @@ from converters.cache import Cache
 from converters.configs import VerifyConfig
 from converters.distil.config import DistilConfig
 from converters.model import Evidence
+from converters.progress import Silent
 from converters.prune.config import PruneConfig
 from converters.quantize.config import Options, QuantizeConfig
 from converters.quantize.sensitivity import Sensitivity, greedy
 from converters.recipe import Recipe, load_recipe, parse_recipe
+from converters.search import ladder
 from converters.search.budget import Budget, Cost, parse_budget
 from converters.search.front import choose, front, nearest, refusal
 from converters.search.halving import MIN_STEPS, Rung, plan, survivors
+from converters.search.ladder import Candidate
 from converters.search.minutes import training_seconds
 from converters.search.precision import against_loss, against_size
 from converters.search.recipes import compression_passes, finished, lesson, shaping, teaching
@@ -62,6 +67,7 @@ def cost(latency_ms: float, size_mb: float = 10, drop: float = 0.0, ram_mb: floa
         (["size_bytes=9MB", "ram_bytes = 64MiB"], Budget(size_bytes=9e6, ram_bytes=64 * 2**20)),
         (["latency_ms=0.5s,drop=0"], Budget(latency_ms=500, drop=0)),
         (["faster=8,smaller=10x"], Budget(faster=8, smaller=10)),
+        (["latency_ms=5.,drop=1.4%"], Budget(latency_ms=5, drop=0.014)),
     ],
 )
 def test_a_budget_is_read_as_written(words: list[str], budget: Budget) -> None:
@@ -76,8 +82,12 @@ def test_a_budget_is_read_as_written(words: list[str], budget: Budget) -> None:
         ("drop=1%,drop=2%", "drop stands twice"),
         ("latency_ms=fast", "expected a number above 0"),
         ("latency_ms=0", "expected a number above 0"),
+        ("faster=1e400", "expected a number above 0"),
+        ("faster=99999999", "expected a number above 0"),
+        ("size_bytes=" + "9" * 400, "expected a number above 0"),
+        ("size_bytes=999999999999GB", "expected a number above 0"),
         ("size_bytes=5ms", "with one of the units k, kb, m, mb"),
-        ("drop=-1", "expected a number"),
+        ("drop=-1", "expected a number from 0"),
     ],
 )
 def test_a_budget_that_says_nothing_is_refused(word: str, says: str) -> None:
@@ -88,7 +98,8 @@ def test_a_budget_that_says_nothing_is_refused(word: str, says: str) -> None:
 def test_a_bound_that_is_not_given_binds_nothing() -> None:
     assert Budget(drop=0.01).broken(cost(1e9, 1e9, 0.01)) == {}
     assert Budget(latency_ms=5).broken(cost(10)) == {"latency_ms": 2.0}
-    assert Budget(drop=0.0).broken(cost(1, drop=0.001)) == {"drop": float("inf")}
+    assert Budget(drop=0.01).broken(cost(1, drop=0.01 + 1e-12)) == {}, "lost exactly as allowed"
+    assert Budget(drop=0.0).broken(cost(1, drop=0.25))["drop"] == pytest.approx(250)
     assert "drop" in Budget().broken(cost(1, drop=float("nan")))
 
 
@@ -233,6 +244,15 @@ def test_promising_shapes_fit_and_differ_in_depth() -> None:
         assert size_bytes(MINILM, shape, MEASURED) <= SLACK * 9e6
 
 
+def test_heads_that_cannot_go_stay() -> None:
+    fast = Budget(latency_ms=2)
+    for tied in (False, True):
+        encoder = replace(MINILM, loose_heads=not tied)
+        shapes = promising(encoder, fast, MEASURED, tokens=128, vocabularies=[30522], count=6)
+        assert shapes
+        assert all(shape.heads == 1 for shape in shapes) is tied
+
+
 def test_without_a_bound_shapes_of_many_costs_are_tried() -> None:
     shapes = promising(MINILM, Budget(), MEASURED, tokens=128, vocabularies=[30522], count=6)
     costs = sorted(latency_ms(MINILM, shape, MEASURED, 128) for shape in shapes)
@@ -272,6 +292,37 @@ def test_students_train_for_what_other_work_leaves_as_decided_the_first_time(
     assert training_seconds(60, 1, parts, cache) == first, "a search that goes on plans alike"
     assert training_seconds(30, 3600, parts, cache) == pytest.approx(0.3 * 30 * 60)
     assert training_seconds(60, 1, {"encoder": "b"}, cache) > first
+
+
+def test_a_shape_that_does_not_suit_the_model_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = [Shape(depth, 1.0, 1.0, 30522) for depth in (3, 2, 1)]
+
+    def taught(_: Any, shape: Shape, before: Candidate | None, steps: int) -> Candidate:
+        if shape.depth == 2:
+            raise InputError("tokenizer: at least 8,451 tokens stay")
+        rungs = (*(before.rungs if before else ()), steps)
+        model: Any = None
+        return Candidate(shape, model, (), rungs, 0.1 * shape.depth, 1.0, {}, {})
+
+    monkeypatch.setattr(ladder, "_taught", taught)
+    monkeypatch.setattr(ladder, "step_seconds", lambda *_: 1.0)
+    told: Any = SimpleNamespace(
+        job=SimpleNamespace(
+            recipe=SimpleNamespace(task="embedding", data=SimpleNamespace(max_length=128)),
+            cache=None,
+            progress=Silent(),
+        ),
+        encoder=MINILM,
+        seconds=1000.0,
+        deadline=float("inf"),
+    )
+    done, why = ladder.climb(told, shapes)
+    assert [one.shape.depth for one in done] == [1, 3]
+    assert why == "d2-n100-h100-v31k was left out: tokenizer: at least 8,451 tokens stay"
+    monkeypatch.setattr(ladder, "_taught", lambda _, shape, *__: taught(_, shapes[1], None, 1))
+    assert ladder.climb(told, shapes)[0] == []
 
 
 def test_the_better_go_on_and_equals_by_name() -> None:

@@ -66,6 +66,26 @@ def test_a_faulty_configuration_is_refused(folder: Path, content: bytes) -> None
         load(folder)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"hidden_size": 10**9},
+        {"vocab_size": 10**9},
+        {"intermediate_size": 10**9},
+        {"num_hidden_layers": 10**6},
+        {"max_position_embeddings": 10**9},
+        {"edge_layers": [{"heads": 10**6, "intermediate": 10**9}, {"heads": 1, "intermediate": 1}]},
+    ],
+)
+def test_sizes_that_the_weights_cannot_hold_are_refused(
+    folder: Path, changed: dict[str, Any]
+) -> None:
+    """Before memory is spent on them."""
+    reconfigure(folder, **changed)
+    with pytest.raises(InputError, match=r"config\.json says .* numbers .* weights has .* bytes"):
+        load(folder)
+
+
 def test_more_tokens_than_positions_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="takes at most 64 tokens, max_length is 65"):
         load(folder, 65)

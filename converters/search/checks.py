@@ -1,0 +1,56 @@
+"""What a search can know to be in vain before it begins."""
+
+from __future__ import annotations
+
+import math
+
+from converters.configs import VerifyConfig
+from converters.data import Rows
+from converters.metrics import USUAL
+from converters.passes import kind_of
+from converters.quantize.config import QuantizeConfig
+from converters.quantize.scheme import FLOAT
+from converters.recipe import Recipe
+from converters.search.budget import Budget
+from converters.search.recipes import compression_passes
+from edge_runtime.errors import InputError
+from edge_runtime.profile import DeviceProfile
+
+COUNTED = ("accuracy", "agreement")
+"""Metrics of which a row is right or wrong."""
+
+
+def check_claim(
+    test: Rows, task: str, budget: Budget, config: VerifyConfig, *, quick: bool
+) -> None:
+    """One row that is answered otherwise must not be more than may be lost.
+
+    Raises:
+        InputError: it is.
+    """
+    rows = min(len(test), config.quick_rows) if quick else len(test)
+    if (config.metric or USUAL[task]) in COUNTED and budget.drop and rows * budget.drop < 1:
+        raise InputError(
+            f"data {test.path}: {rows} rows cannot show that at most {budget.drop:.2%} is "
+            f"lost; expected {math.ceil(1 / budget.drop)} or more, or a larger drop in the budget"
+        )
+
+
+def check_passes(recipe: Recipe, profile: DeviceProfile) -> None:
+    """What a search decides may not stand in the recipe, and an engine must quantize.
+
+    Raises:
+        InputError: not so.
+    """
+    config = recipe.config(QuantizeConfig) or QuantizeConfig({})
+    schemes = [config.options(one.backend, one.quantization).scheme for one in profile.engines]
+    if all(scheme == FLOAT for scheme in schemes):
+        raise InputError(
+            f"{recipe.where}: every engine's scheme is {FLOAT}; a search needs one that quantizes"
+        )
+    decided = [kind_of(one) for one in compression_passes(recipe)]
+    if decided:
+        raise InputError(
+            f"{recipe.where}: has the pass {decided[0]!r}, which a search decides itself; leave it "
+            "out, or use `edge-convert run`"
+        )
