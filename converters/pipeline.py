@@ -7,6 +7,8 @@ Order: read everything, check everything, then work.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,10 +100,21 @@ def run_passes(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversi
         elif KINDS[kind_of(config)].stage == COMPRESSED and model.uncompressed is None:
             model = replace(model, uncompressed=model)
         model, figures[name] = find_pass(config)(model, config, job)
+        _give_back()
         stop_if_interrupted()
         seconds[name] = round(time.monotonic() - started, 2)
         job.progress.say(f"  {name:8}  {pass_words(name, figures[name])} ({seconds[name]:.1f} s)")
     return Conversion(job.recipe, job.profile, model, figures, seconds, job.quick)
+
+
+def _give_back() -> None:
+    """Memory that a pass has freed, to the system: the C library keeps it for itself, and what the
+    next pass takes, another library's, would come on top. See malloc_trim(3); glibc only.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def title_of(kind: str, figures: Mapping[str, object]) -> str:

@@ -59,8 +59,6 @@ def mixed(model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job)
         job.data.calibration.texts,
     )
     whole = _options(backend, job)
-    if whole.layers:
-        return None  # somebody has said already which layer gets what
     data = plain.artifact.path.read_bytes()
     if "drop" in budget.broken(one.cost):
         losses = sensitivities(backend, data, texts, whole)

@@ -26,8 +26,9 @@ from edge_runtime.profile import DeviceProfile
 from tests.converters.small import EdgeConvert, as_lines, picked
 
 MINUTES = 0.4
-SMALL = Budget(size_bytes=1.7e6, drop=0.6)
-"""The original takes 2.4 MB with INT8 weights, two thirds of it the embedding of 12,000 tokens."""
+SMALL = Budget(size_bytes=1.25e6, drop=0.6)
+"""The original takes 1.9 MB with INT8 weights, 1.3 with four bits where they lose least; two thirds
+of it are the embedding of 12,000 tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_a_smaller_shape_is_found(found: Found) -> None:
     assert found.tried
     assert found.choice is not None
     chosen = found.finalist(found.choice)
-    assert chosen.candidate != ORIGINAL
+    assert not chosen.candidate.startswith(ORIGINAL)
     assert chosen.cost.size_bytes <= SMALL.size_bytes
     assert all(
         one.cost.size_bytes > SMALL.size_bytes
@@ -152,7 +153,7 @@ def test_the_command_prints_a_table_and_writes_everything(
 ) -> None:
     code, out, err = edge_convert(
         "optimize", workshop / "recipe.toml", "--profile", workshop / "board.toml",
-        "--budget", "size_bytes=1.7MB,drop=0.6", "--minutes", str(MINUTES), "--out", tmp_path,
+        "--budget", "size_bytes=1.25MB,drop=0.6", "--minutes", str(MINUTES), "--out", tmp_path,
         "--cache", cache_folder,
     )  # fmt: skip
     assert code == 0, err

@@ -21,7 +21,7 @@ from converters.report.search import change_words, search_page, times
 from converters.report.story import original, story, subject
 from converters.search.budget import Budget, Cost
 from converters.search.front import front
-from converters.search.result import ORIGINAL, Finalist, Found, Tried
+from converters.search.result import ORIGINAL, Finalist, Found, Tried, float_model
 from tests.converters.test_report import HOSTILE, Page
 
 SHAPE, OTHER = "d1-n50-h100-v12k", "d2-n25-h50-v12k"
@@ -147,10 +147,10 @@ def test_the_story_goes_from_the_original_to_the_choice(page: str, found: Found)
     assert [one.seconds for one in story(found) if one.title == "distil 2"] == [10]
 
 
-def test_the_original_is_compared_on_the_choice_s_own_engine(found: Found) -> None:
-    assert original(found).name == "litert-cpu-float32"
-    onnx = replace(found, choice=f"{SHAPE}/{found.finalists[0].name}")
-    assert original(onnx).name == "ort-cpu-float32"
+def test_everything_is_compared_with_what_the_budget_s_ratios_are_of(found: Found) -> None:
+    assert subject(found).backend == "litert"
+    assert original(found) == float_model(found.finalists)
+    assert original(found).name == "ort-cpu-float32"
 
 
 def test_shapes_that_were_tried_are_all_there(page: str) -> None:
