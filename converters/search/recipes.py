@@ -43,7 +43,7 @@ def lesson(task: str, max_length: int) -> DistilConfig:
     """One rung's training for `task`, without its length in steps."""
     taught = replace(LESSON, max_length=min(LESSON.max_length, max_length))
     if task == "embedding":
-        return replace(taught, soft=0.0, embedding=1.0, similarity=1.0)
+        return replace(taught, soft=0.0)
     return taught
 
 
