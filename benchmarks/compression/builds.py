@@ -87,10 +87,12 @@ def bundled(path: Path, task: str, cache: Path) -> Sequence[Built]:
     if manifest.task != task:
         return ()
     python = prepare("host", cache)
+    # The folder, or the one that the file lies in: two bundles of one recipe may be compared.
+    place = path.resolve() if path.is_dir() else path.resolve().parent
     sizes = {entry.path: entry.size_bytes for entry in manifest.files}
     return tuple(
         Built(
-            id=f"{manifest.name}:{variant.id}",
+            id=f"{place.name}:{variant.id}",
             title=f"{_name(manifest)}, {variant.id}",
             words=tuple(command(python, "serve", "ours", variant.id, path.resolve())),
             size_bytes=sizes[variant.file],

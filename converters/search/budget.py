@@ -133,7 +133,7 @@ def _value(name: str, text: str) -> float:
     else:
         units = {"": 1, "x": 1}
     value = round(float(match[1]) * units[match[2]], 12) if match and match[2] in units else -1.0
-    lowest = "a number from 0 to 1" if name == "drop" else "a number above 0"
+    lowest = "a number from 0 on" if name == "drop" else "a number above 0"
     if not (value > 0 or (name == "drop" and value == 0)) or value > HIGHEST.get(name, MOST):
         raise InputError(
             f"budget {name}={text}: expected {lowest}, such as 0.5 or 12, with one of the units "

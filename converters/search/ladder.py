@@ -77,7 +77,8 @@ def climb(ladder: Ladder, shapes: Sequence[Shape]) -> tuple[list[Candidate], str
         if number:
             losses = [(one.name, done[one.name].loss) for one in going]
             going = [done[name].shape for name in survivors(losses, rung.keep)]
-        steps = _steps(ladder, rungs, number, [done[one.name] for one in going if number])
+        spent = sum(one.seconds for one in done.values())
+        steps = _steps(ladder, rungs, number, [done[one.name] for one in going if number], spent)
         for shape in going:
             if done and time.monotonic() > ladder.deadline:
                 return ranked(done.values()), "the time was over before the plan was done"
@@ -98,11 +99,17 @@ def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: (-len(one.rungs), one.loss, one.shape.name))
 
 
-def _steps(ladder: Ladder, rungs: Sequence[Rung], number: int, going: Sequence[Candidate]) -> int:
-    """Steps of a rung: those of the plan, corrected by how long steps turned out to take."""
+def _steps(
+    ladder: Ladder, rungs: Sequence[Rung], number: int, going: Sequence[Candidate], spent: float
+) -> int:
+    """Steps of a rung: those of the plan, corrected by how long steps turned out to take.
+
+    `spent` seconds went into the rungs before; what they left is shared out anew.
+    """
     if not going:
         return rungs[number].steps
-    seconds = ladder.seconds * shares(len(rungs))[number]
+    left = shares(len(rungs))[number:]
+    seconds = (ladder.seconds - spent) * left[0] / sum(left)
     return max(1, int(seconds / sum(one.step_s for one in going)))
 
 

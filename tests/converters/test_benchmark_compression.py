@@ -203,8 +203,12 @@ def test_the_command_measures_a_bundle_beside_tools_some_of_which_cannot_be_buil
     assert command.main([str(word) for word in words]) == 0
     (result,) = json.loads(capfd.readouterr().out)["results"]
     *ours, base, dynamic, broken, uninstallable = result["lines"]
-    assert (result["metric"], result["n"], result["against"]) == ("accuracy", 100, "tiny:ort-float")
-    assert [line["id"] for line in ours] == [f"tiny:{variant}" for variant in VARIANTS]
+    assert (result["metric"], result["n"], result["against"]) == (
+        "accuracy",
+        100,
+        "bundle:ort-float",
+    )
+    assert [line["id"] for line in ours] == [f"bundle:{variant}" for variant in VARIANTS]
     assert all(line["ours"] and not line["error"] and line["score"] is not None for line in ours)
     assert base["smaller"] == base["faster"] == 1
     assert base["versus"]["mean"] == pytest.approx(base["score"] - ours[0]["score"])
@@ -216,7 +220,7 @@ def test_the_command_measures_a_bundle_beside_tools_some_of_which_cannot_be_buil
     assert broken["error"] == "KeyError: 'no such variant'"
     assert uninstallable["error"].startswith("environment uninstallable: pip failed")
     assert broken["score"] is uninstallable["size_bytes"] is None
-    what = "tiny:ort-int8: faster than the best tool (ort-dynamic)"
+    what = "bundle:ort-int8: faster than the best tool (ort-dynamic)"
     assert what in [row["what"] for row in result["verdict"]]
 
 
