@@ -193,7 +193,10 @@ BAD = {
     ),
     "a damaged tokenizer": (text("encoder/tokenizer.json", "{}"), "tokenizer.json: cannot be read"),
     "a tokenizer of another model": (config(vocab_size=500), "do not belong together"),
-    "damaged weights": (text("encoder/model.safetensors", b"\x00" * 100), "cannot be loaded"),
+    "damaged weights": (text("encoder/model.safetensors", b"\x00" * 10**7), "cannot be loaded"),
+    "weights that end early": (
+        text("encoder/model.safetensors", b"\x00" * 100), "the file of weights has 100 bytes"
+    ),
     "weights of another size": (config(intermediate_size=100), "cannot be loaded"),
     "too long for the model": (recipe(data={"max_length": "65"}), "takes at most 64 tokens"),
     "training too long for the model": (
