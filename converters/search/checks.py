@@ -48,15 +48,15 @@ def check_passes(recipe: Recipe, profile: DeviceProfile) -> None:
         raise InputError(
             f"{recipe.where}: every engine's scheme is {FLOAT}; a search needs one that quantizes"
         )
-    layers = [name for name, one in config.engines.items() if one.layers]
-    if layers:
-        raise InputError(
-            f"{recipe.where}: quantize has layers for {layers[0]}; which layer gets which scheme a "
-            "search decides itself; leave them out"
-        )
     decided = [kind_of(one) for one in compression_passes(recipe)]
     if decided:
         raise InputError(
             f"{recipe.where}: has the pass {decided[0]!r}, which a search decides itself; leave it "
             "out, or use `edge-convert run`"
+        )
+    layers = [name for name, one in config.engines.items() if one.layers]
+    if layers:
+        raise InputError(
+            f"{recipe.where}: quantize has layers for {layers[0]}; which layer gets which scheme a "
+            "search decides itself; leave them out"
         )
