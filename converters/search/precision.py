@@ -10,9 +10,9 @@ whole variant.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from converters.encoding import encode, load_tokenizer
+from converters.encoding import Encoded, encode, load_tokenizer
 from converters.model import FLOAT as FLOAT_PRECISION
 from converters.model import Candidate, Job, Model
 from converters.quantize.config import Options, QuantizeConfig
@@ -29,37 +29,32 @@ ROOM = 1.25
 """Without a bound of latency, a mixed variant may take so many times as long as the INT8 one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mixed:
-    """A scheme a layer for one engine, and the losses that it was chosen by."""
+def mixed(
+    model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job
+) -> Mapping[str, Options]:
+    """Engine → a scheme for each layer that should bring its variant within the budget.
 
-    backend: str
-    options: Options
-    losses: tuple[Sensitivity, ...]
-
-    def config(self, before: QuantizeConfig | None) -> QuantizeConfig:
-        """For the quantize pass; other engines stay as they were."""
-        engines = before.engines if before else {}
-        return QuantizeConfig({**engines, self.backend: self.options})
-
-
-def mixed(model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job) -> Mixed | None:
-    """What would bring the most promising of one model's variants within the budget, or None.
-
-    `finalists` are the variants of `model`, whose candidates hold their files.
+    `finalists` are the variants of `model`, whose candidates hold their files. Every engine whose
+    variant can be mended is there: which of them turns out well is measured.
     """
-    one = _broken(finalists, budget)
-    if one is None:
-        return None
-    quantized = next(found for found in model.candidates if found.id == one.name)
-    plain = _float_of(quantized, model)
-    backend = quantized.backend
     texts = encode(
         load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length),
         job.data.calibration.texts,
     )
-    whole = _options(backend, job)
-    data = plain.artifact.path.read_bytes()
+    found: dict[str, Options] = {}
+    for one in _mendable(finalists, budget):
+        layers, whole = _planned(one, model, budget, job, texts)
+        if layers:
+            found[one.backend] = replace(whole, layers=layers)
+    return found
+
+
+def _planned(
+    one: Finalist, model: Model, budget: Budget, job: Job, texts: Sequence[Encoded]
+) -> tuple[Mapping[str, str], Options]:
+    """The layers that get another scheme, none where that would not do; and what all others get."""
+    backend, whole = one.backend, _options(one.backend, job)
+    data = _float_of(one, model).artifact.path.read_bytes()
     if "drop" in budget.broken(one.cost):
         losses = sensitivities(backend, data, texts, whole)
         plan = greedy(against_loss(losses, one, whole.scheme), _latency(one, budget))
@@ -67,10 +62,7 @@ def mixed(model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job)
         fewer = replace(whole, scheme=FEWER_BITS[backend], smooth=0.0, rounding="nearest")
         losses = sensitivities(backend, data, texts, fewer)
         plan = greedy(against_size(losses, one, whole.scheme, fewer.scheme), budget.size_bytes)
-    layers = _changed(plan, whole.scheme)
-    if not plan.met or not layers:
-        return None
-    return Mixed(backend, replace(whole, layers=layers), losses)
+    return (_changed(plan, whole.scheme) if plan.met else {}), whole
 
 
 def _options(backend: str, job: Job) -> Options:
@@ -80,18 +72,17 @@ def _options(backend: str, job: Job) -> Options:
     return config.options(backend, engine.quantization)
 
 
-def _broken(finalists: Sequence[Finalist], budget: Budget) -> Finalist | None:
-    """The fastest variant that only drop, or only size, keeps out; None where one is within."""
+def _mendable(finalists: Sequence[Finalist], budget: Budget) -> list[Finalist]:
+    """The variants that only drop, or only size, keeps out; none where one is within."""
     quantized = [one for one in finalists if one.quantized]
     if any(not budget.broken(one.cost) for one in quantized):
-        return None
-    mendable = [
+        return []
+    return [
         one
         for one in quantized
         if set(budget.broken(one.cost)) in ({"drop"}, {"size_bytes"})
         and ("drop" not in budget.broken(one.cost) or _float_is_good(one, finalists, budget))
     ]
-    return min(mendable, key=lambda one: (one.cost.latency_ms, one.name), default=None)
 
 
 def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget) -> bool:
@@ -100,11 +91,11 @@ def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget)
     return any(other.cost.drop <= budget.drop and other.backend == one.backend for other in twins)
 
 
-def _float_of(quantized: Candidate, model: Model) -> Candidate:
+def _float_of(one: Finalist, model: Model) -> Candidate:
     return next(
-        one
-        for one in model.candidates
-        if one.backend == quantized.backend and one.precision == FLOAT_PRECISION
+        other
+        for other in model.candidates
+        if other.backend == one.backend and other.precision == FLOAT_PRECISION
     )
 
 

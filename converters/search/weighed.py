@@ -49,16 +49,18 @@ class Weighed:
         before = self.conversions[name]
         own = [one for one in self.found if one.candidate == name]
         better = mixed(before.model, own, budget, self._job)
-        if better is None:
+        if not better:
             return
         title = f"{name}-mixed"
-        self._job.progress.say(f"{title}: {len(better.options.layers)} layers otherwise")
+        for backend, options in better.items():
+            self._job.progress.say(f"{title}: {backend}: {len(options.layers)} layers otherwise")
+        given = before.recipe.config(QuantizeConfig) or QuantizeConfig({})
         recipe = finished_recipe(
             self._job.recipe,
             compression_passes(before.recipe),
             budget,
             (),
-            better.config(before.recipe.config(QuantizeConfig)),
+            QuantizeConfig({**given.engines, **better}),
         )
         plain = replace(before.model, candidates=(), verdict=None)
         done = measure(plain, recipe, self._job)
