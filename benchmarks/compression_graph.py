@@ -3,9 +3,8 @@
     python -m benchmarks.compression_graph [--reference RECIPE|FOLDER] [--runs 60]
 
 A recipe stands for what it fine-tunes; a folder holds `encoder/` and perhaps `head.safetensors`.
-Latency is p50, one thread, batch 1, all
-files taking turns, once with the rewrites that the engine makes when it loads a file and once
-without, as a device does that must save memory.
+Latency is p50, one thread, batch 1, all files taking turns, once with the rewrites that the engine
+makes when it loads a file and once without, as a device does that must save memory.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from converters.memory import activations
 from converters.network import load_network
 from converters.ort import CPU, load_engine
 from converters.progress import Terminal
+from edge_runtime.errors import EdgeError, exit_code
 
 LENGTHS = (16, 128)
 OPSET = 17
@@ -80,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=CLASSIFIER, metavar="RECIPE|FOLDER")
     parser.add_argument("--runs", type=int, default=60)
     arguments = parser.parse_args(argv)
-    made = files(reference_folder(arguments.reference, WORK, Terminal()))
+    progress = Terminal()
+    try:
+        made = files(reference_folder(arguments.reference, WORK, progress))
+    except EdgeError as reason:
+        progress.say(f"benchmarks.compression_graph: {reason}")
+        return exit_code(reason)
     latencies = {
         (length, rewrite): p50_ms(made, length, arguments.runs, rewrite=rewrite)
         for length in LENGTHS

@@ -25,6 +25,8 @@ Targets: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.float32] | None"
 Measure: TypeAlias = Callable[[FloatArray, FloatArray, Targets], Any]
 NEIGHBOURS = 10
 USER_MODULE = "edge_user_metric"
+ROUNDING = 1e-9
+"""Of figures that are means over rows; what is lost exactly as allowed is within."""
 BLOCK = 512
 """Rows whose similarities with all others are held in memory at a time."""
 

@@ -31,7 +31,7 @@ from converters.embed import embed_rows
 from converters.encoding import Encoded, encode, load_tokenizer
 from converters.figures import class_figures, confusion, wilson
 from converters.latency import interleaved_p50
-from converters.metrics import USUAL, Metric, Targets, cosines, figure_words, find_metric
+from converters.metrics import ROUNDING, USUAL, Metric, Targets, cosines, figure_words, find_metric
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
 from converters.quiet import quiet
@@ -273,7 +273,7 @@ def _refusal(evidence: Evidence, config: VerifyConfig) -> str:
             f"cosine {evidence.golden_cosine:.4f} to the reference on a golden vector, "
             f"expected {config.min_cosine:g} or more"
         )
-    if not drop <= config.max_drop + 1e-9:  # nothing but a rounding; also what is not a number
+    if not drop <= config.max_drop + ROUNDING:  # also what is not a number
         found, had, allowed = (
             figure_words(one, evidence.metric)
             for one in (evidence.value, evidence.reference, config.max_drop)

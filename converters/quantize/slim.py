@@ -23,7 +23,7 @@ PLACEHOLDER = 1
 """In the place of an offset that is not known yet; 0 would be left out of the table."""
 
 
-class _Sharing(flatbuffers.Builder):  # type: ignore[misc]
+class _Sharing(flatbuffers.Builder):  # type: ignore[misc]  # the library has no types
     """Writes equal vectors and strings once."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from converters.metrics import ROUNDING
 from edge_runtime.errors import InputError
 from edge_runtime.text import size
 
@@ -22,8 +23,6 @@ UNITS = {"": 1, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9,
 MOST = 1e15
 HIGHEST = {"drop": 1e9, "faster": 1e6, "smaller": 1e6}
 """Bounds above these are slips of the pen; errors of a regression can drop by more than 1."""
-ROUNDING = 1e-9
-"""Of figures that are means over rows; what is lost exactly as allowed is within."""
 USUAL_DROP = 0.01
 """What may be lost where a budget does not say: a point of accuracy, 0.01 of a cosine."""
 

@@ -37,12 +37,15 @@ def mixed(
     `finalists` are the variants of `model`, whose candidates hold their files. Every engine whose
     variant can be mended is there: which of them turns out well is measured.
     """
+    mendable = _mendable(finalists, budget)
+    if not mendable:
+        return {}
     texts = encode(
         load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length),
         job.data.calibration.texts,
     )
     found: dict[str, Options] = {}
-    for one in _mendable(finalists, budget):
+    for one in mendable:
         layers, whole = _planned(one, model, budget, job, texts)
         if layers:
             found[one.backend] = replace(whole, layers=layers)
@@ -87,8 +90,11 @@ def _mendable(finalists: Sequence[Finalist], budget: Budget) -> list[Finalist]:
 
 def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget) -> bool:
     """Whether the same model in float loses no more than may be lost."""
-    twins = [other for other in finalists if not other.quantized]
-    return any(other.cost.drop <= budget.drop and other.backend == one.backend for other in twins)
+    return any(
+        "drop" not in budget.broken(other.cost)
+        for other in finalists
+        if not other.quantized and other.backend == one.backend
+    )
 
 
 def _float_of(one: Finalist, model: Model) -> Candidate:
