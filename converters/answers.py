@@ -89,7 +89,8 @@ def _fill(model: Model, draft: Path, missing: Sequence[tuple[Candidate, Rows]], 
 
             job.cache.folder("answers", _parts(model, candidate, rows, job), make)
 
-        jobs = [pool.submit(one, pair) for pair in missing]
+        longest_first = sorted(missing, key=lambda pair: -len(pair[1]))
+        jobs = [pool.submit(one, pair) for pair in longest_first]
         try:
             for done in jobs:
                 done.result()

@@ -53,18 +53,16 @@ def paired(
     seed: int = 0,
 ) -> Difference:
     """Compare two models' answers, each (rows, width), on the same rows."""
-    value = metric.value(candidate, reference, targets) - metric.value(baseline, reference, targets)
-    scores = metric.scores(candidate, reference, targets)
-    others = metric.scores(baseline, reference, targets)
-    n = len(candidate)
-    if scores is not None and others is not None:
-        return _of(value, scores - others, n, seed)
+    mine = metric.of(candidate, reference, targets)
+    theirs = mine if candidate is baseline else metric.of(baseline, reference, targets)
+    value, n = mine.value - theirs.value, len(candidate)
+    if mine.scores is not None and theirs.scores is not None:
+        return _of(value, mine.scores - theirs.scores, n, seed)
 
     def once(rows: npt.NDArray[np.int64]) -> float:
         wanted = None if targets is None else targets[rows]
-        return metric.value(candidate[rows], reference[rows], wanted) - metric.value(
-            baseline[rows], reference[rows], wanted
-        )
+        pair = [metric.of(one[rows], reference[rows], wanted) for one in (candidate, baseline)]
+        return pair[0].value - pair[1].value
 
     return _summary(value, _pooled(once, n, seed), n)
 

@@ -133,7 +133,7 @@ def parse_verify(f: Fields, folder: Path) -> VerifyConfig:
         golden_cases=f.integer("golden_cases", 8, low=1, high=64),
         latency_runs=f.integer("latency_runs", 40, low=1, high=10_000),
         quick_rows=f.integer("quick_rows", 600, low=1),
-        float_rows=f.integer("float_rows", 500),
+        float_rows=f.integer("float_rows", 200),
     )
 
 

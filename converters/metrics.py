@@ -32,6 +32,14 @@ BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """What a metric says: a value, and a score for each row, (rows,), where rows have one."""
+
+    value: float
+    scores: FloatArray | None
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """A named measure. `labelled` metrics need targets; `shown` is "percent" or "number"."""
 
@@ -40,22 +48,17 @@ class Metric:
     labelled: bool
     shown: str = "percent"
 
-    def value(self, answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
-        """The figure: the mean where `measure` scores rows.
+    def of(self, answers: FloatArray, reference: FloatArray, targets: Targets) -> Figure:
+        """The figure of `answers`.
 
         Raises:
             InputError: it needs labels and there are none; a user's function returns no number, or
                 raises.
         """
-        # In float64: a loss of exactly what may be lost must not be over by a rounding.
-        return float(np.mean(self._measured(answers, reference, targets), dtype=np.float64))
-
-    def scores(
-        self, answers: FloatArray, reference: FloatArray, targets: Targets
-    ) -> FloatArray | None:
-        """A score for each row, shape (rows,), or None where rows have none of their own."""
         found = self._measured(answers, reference, targets)
-        return found if found.shape == (len(answers),) else None
+        # In float64: a loss of exactly what may be lost must not be over by a rounding.
+        value = float(np.mean(found, dtype=np.float64))
+        return Figure(value, found if found.shape == (len(answers),) else None)
 
     def _measured(self, answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:
         if self.labelled and targets is None:
@@ -140,27 +143,54 @@ def recall(answers: FloatArray, reference: FloatArray, targets: Targets) -> Floa
     Nearest by cosine among all other rows, which are answered by the same model: it is what a
     search engine built on the compressed model would find of what the original finds.
     """
-    near = min(NEIGHBOURS, len(answers) - 1)
-    if near < 1:
-        return np.ones(len(answers), dtype=np.float32)
-    found, wanted = nearest(answers, near), nearest(reference, near)
+    return _found_again(answers, answers, reference)
+
+
+def asymmetric_recall(answers: FloatArray, reference: FloatArray, targets: Targets) -> FloatArray:
+    """The same where only what is looked for is answered by the compressed model, (rows,).
+
+    All other rows are the reference's: a search engine's index that the original made, on a host,
+    for devices that answer queries only. Source: Budnik and Avrithis 2021, "Asymmetric metric
+    learning for knowledge transfer".
+    """
+    return _found_again(answers, reference, reference)
+
+
+def _found_again(queries: FloatArray, index: FloatArray, reference: FloatArray) -> FloatArray:
+    """Share of the reference's 10 nearest that each query finds in `index`, (rows,)."""
+    near = min(NEIGHBOURS, len(queries) - 1)
+    if near < 1 or queries is reference:
+        return np.ones(len(queries), dtype=np.float32)
+    found, wanted = nearest(queries, near, index), nearest(reference, near)
     shares = [
         len(set(a) & set(b)) / near for a, b in zip(found.tolist(), wanted.tolist(), strict=True)
     ]
     return np.asarray(shares, dtype=np.float32)
 
 
-def nearest(vectors: FloatArray, count: int) -> npt.NDArray[np.int64]:
-    """Indexes of the `count` other rows with the largest cosine, (rows, count), in no order."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units = np.nan_to_num(vectors / np.maximum(norms, 1e-12))
+def nearest(
+    vectors: FloatArray, count: int, index: FloatArray | None = None
+) -> npt.NDArray[np.int64]:
+    """Of each row the `count` rows of `index` but its own with the largest cosine, (rows, count).
+
+    `index`, of as many rows, is `vectors` where none is given. The indexes are in no order.
+    """
+    units = _units(vectors)
+    others = units if index is None else _units(index)
     found = np.empty((len(units), count), dtype=np.int64)
     for start in range(0, len(units), BLOCK):
-        close = units[start : start + BLOCK] @ units.T
+        close = units[start : start + BLOCK] @ others.T
         rows = np.arange(len(close))
         close[rows, start + rows] = -np.inf
         found[start : start + BLOCK] = np.argpartition(-close, count - 1, axis=1)[:, :count]
     return found
+
+
+def _units(vectors: FloatArray) -> FloatArray:
+    """Rows of length 1, or 0 where a row is nothing or not finite."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: FloatArray = np.nan_to_num(vectors / np.maximum(norms, 1e-12))
+    return units
 
 
 def token_accuracy(answers: FloatArray, reference: FloatArray, targets: Targets) -> Any:
@@ -226,6 +256,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("agreement", agreement, labelled=False),
         Metric("cosine", cosine, labelled=False, shown="number"),
         Metric("recall@10", recall, labelled=False),
+        Metric("asymmetric-recall@10", asymmetric_recall, labelled=False),
         Metric("token-accuracy", token_accuracy, labelled=True),
         Metric("token-f1", token_f1, labelled=True),
         Metric("mae", negative_mae, labelled=True, shown="number"),

@@ -31,7 +31,7 @@ from converters.embed import embed_rows
 from converters.encoding import Encoded, encode, load_tokenizer
 from converters.figures import class_figures, confusion, wilson
 from converters.latency import interleaved_p50
-from converters.metrics import ROUNDING, USUAL, Metric, Targets, cosines, figure_words, find_metric
+from converters.metrics import ROUNDING, USUAL, Figure, Targets, cosines, figure_words, find_metric
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
 from converters.quiet import quiet
@@ -216,7 +216,7 @@ def _judge(
     metric = find_metric(config.metric or USUAL[job.recipe.task], base=job.recipe.path.parent)
     targets = None if rows.labels is None else np.array(job.data.targets(rows))
     close = cosines(answers, reference)
-    value = metric.value(answers, reference, targets)
+    figure = metric.of(answers, reference, targets)
     classes: tuple[ClassFigures, ...] = ()
     confused: tuple[tuple[int, ...], ...] = ()
     if targets is not None:
@@ -225,9 +225,9 @@ def _judge(
     return Evidence(
         id=name,
         metric=metric.name,
-        value=value,
-        reference=metric.value(reference, reference, targets),
-        interval=_interval(metric, answers, reference, targets, value),
+        value=figure.value,
+        reference=metric.of(reference, reference, targets).value,
+        interval=_interval(figure),
         difference=paired(metric, answers, reference, reference, targets),
         n=len(rows),
         agreement=_agreement(answers, reference, close, targets),
@@ -241,19 +241,16 @@ def _judge(
     )
 
 
-def _interval(
-    metric: Metric, answers: FloatArray, reference: FloatArray, targets: Targets, value: float
-) -> tuple[float, float]:
+def _interval(figure: Figure) -> tuple[float, float]:
     """95 % interval of the figure: Wilson's of a share, by bootstrap of other means of rows.
 
     A figure that rows have no share in gets none: it is its own interval.
     """
-    scores = metric.scores(answers, reference, targets)
-    if scores is None:
-        return value, value
-    if np.isin(scores, (0, 1)).all():
-        return wilson(int(scores.sum()), len(scores))
-    return interval(scores)
+    if figure.scores is None:
+        return figure.value, figure.value
+    if np.isin(figure.scores, (0, 1)).all():
+        return wilson(int(figure.scores.sum()), len(figure.scores))
+    return interval(figure.scores)
 
 
 def _agreement(

@@ -40,7 +40,7 @@ def compared(told: torch.Tensor, wanted: torch.Tensor, *, classes: bool) -> dict
     found = {"cosine": float(torch.nn.functional.cosine_similarity(told, wanted, dim=1).mean())}
     if not classes:
         neighbours = METRICS["recall@10"]
-        return found | {neighbours.name: neighbours.value(told.numpy(), wanted.numpy(), None)}
+        return found | {neighbours.name: neighbours.of(told.numpy(), wanted.numpy(), None).value}
     sure = wanted.softmax(dim=1)
     answers = told.argmax(dim=1, keepdim=True)
     regret = sure.max(dim=1).values - sure.gather(1, answers).squeeze(1)

@@ -73,11 +73,13 @@ def finalists(candidate: str, conversion: Conversion, job: Job) -> list[Finalist
 
 def together(found: Sequence[tuple[Conversion, Finalist]], job: Job, runs: int) -> list[Finalist]:
     """The finalists with latencies measured in one run, in turns, so that their ratios can be
-    trusted.
+    trusted. Those of a single conversion were.
     """
     by_conversion: dict[int, tuple[Conversion, list[Finalist]]] = {}
     for conversion, one in found:
         by_conversion.setdefault(id(conversion), (conversion, []))[1].append(one)
+    if len(by_conversion) == 1:
+        return [one for _, one in found]
     with contextlib.ExitStack() as stack:
         pipelines: dict[str, Pipeline] = {}
         for conversion, members in by_conversion.values():

@@ -16,10 +16,11 @@ LABELS = np.array([0, 1, 1, 0])
 
 
 def value(name: str, answers: object, reference: object = LOGITS, targets: object = None) -> float:
-    return METRICS[name].value(
+    found = METRICS[name].of(
         np.asarray(answers, np.float32), np.asarray(reference, np.float32),
         None if targets is None else np.asarray(targets),
     )  # fmt: skip
+    return found.value
 
 
 def test_accuracy_is_the_share_of_right_rows() -> None:
@@ -38,7 +39,7 @@ def test_agreement_looks_at_the_reference_only() -> None:
 def test_cosine_of_a_row_that_is_not_finite_is_nothing() -> None:
     spoiled = LOGITS.copy()
     spoiled[0, 0] = np.nan
-    assert METRICS["cosine"].scores(spoiled, LOGITS, None) == pytest.approx([0, 1, 1, 1])
+    assert METRICS["cosine"].of(spoiled, LOGITS, None).scores == pytest.approx([0, 1, 1, 1])
 
 
 def test_recall_is_the_share_of_the_same_neighbours() -> None:
@@ -57,6 +58,22 @@ def test_recall_is_the_share_of_the_same_neighbours() -> None:
     by_hand = np.mean([len(near(units, i) & near(others, i)) / 10 for i in range(700)])
     assert value("recall@10", close, vectors) == pytest.approx(by_hand, abs=1e-6)
     assert 0.5 < by_hand < 1
+
+
+def test_asymmetric_recall_looks_in_the_references_index() -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(300, 16)).astype(np.float32)
+    close = (vectors + 0.3 * generator.normal(size=vectors.shape)).astype(np.float32)
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def near(query: np.ndarray, place: int) -> set[int]:
+        ranked = np.argsort(-(units @ query)).tolist()
+        return set([one for one in ranked if one != place][:10])
+
+    by_hand = np.mean([len(near(close[i], i) & near(units[i], i)) / 10 for i in range(300)])
+    assert value("asymmetric-recall@10", close, vectors) == pytest.approx(by_hand, abs=1e-6)
+    assert value("recall@10", close, vectors) < by_hand < 1
+    assert value("asymmetric-recall@10", vectors, vectors) == 1
 
 
 def test_nearest_leaves_the_row_itself_out() -> None:
@@ -104,9 +121,9 @@ def users(tmp_path: Path) -> Path:
 
 
 def test_a_function_of_the_user_is_a_metric(users: Path) -> None:
-    assert find_metric("mine.py:first", base=users).value(LOGITS, LOGITS, None) == 1.5
-    assert find_metric("mine.py:one", base=users).value(LOGITS, LOGITS, None) == 0.25
-    assert find_metric("mine.py:one", base=users).scores(LOGITS, LOGITS, None) is None
+    assert find_metric("mine.py:first", base=users).of(LOGITS, LOGITS, None).value == 1.5
+    assert find_metric("mine.py:one", base=users).of(LOGITS, LOGITS, None).value == 0.25
+    assert find_metric("mine.py:one", base=users).of(LOGITS, LOGITS, None).scores is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +140,7 @@ def test_a_function_of_the_user_is_a_metric(users: Path) -> None:
 )
 def test_a_metric_that_cannot_be_had_is_named(users: Path, name: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        find_metric(name, base=users).value(LOGITS, LOGITS, None)
+        find_metric(name, base=users).of(LOGITS, LOGITS, None)
 
 
 def test_what_a_user_imports_may_leave_or_look_for_itself(tmp_path: Path) -> None:
@@ -135,7 +152,7 @@ def test_what_a_user_imports_may_leave_or_look_for_itself(tmp_path: Path) -> Non
         "@dataclass\nclass Price:\n    euro: float\n"
         "def one(answers, reference, targets): return Price(0.5).euro\n"
     )
-    assert find_metric("classes.py:one", base=tmp_path).value(LOGITS, LOGITS, None) == 0.5
+    assert find_metric("classes.py:one", base=tmp_path).of(LOGITS, LOGITS, None).value == 0.5
 
 
 @pytest.mark.parametrize("n", [100, 1000, 3144])
@@ -145,7 +162,7 @@ def test_a_share_of_rows_is_exact(n: int) -> None:
         logits = np.zeros((n, 2), dtype=np.float32)
         logits[:, 0], logits[:wrong, 1] = 0.5, 1.0
         targets = np.zeros(n, dtype=np.int64)
-        found = METRICS["accuracy"].value(logits, logits, targets)
+        found = METRICS["accuracy"].of(logits, logits, targets).value
         assert abs(found - (n - wrong) / n) < 1e-12
 
 
