@@ -269,6 +269,11 @@ USUAL: Mapping[str, str] = {"text-classification": "accuracy", "embedding": "cos
 """Task → the metric that it is judged by where a recipe names none."""
 
 
+def metric_for(task: str, named: str) -> str:
+    """The metric that a recipe names, or the usual one of its task where it names none."""
+    return named or USUAL[task]
+
+
 def is_share(name: str) -> bool:
     """Whether people read the metric's figure as a percentage."""
     return name in METRICS and METRICS[name].shown == "percent"

@@ -31,7 +31,15 @@ from converters.embed import embed_rows
 from converters.encoding import Encoded, encode, load_tokenizer
 from converters.figures import class_figures, confusion, wilson
 from converters.latency import interleaved_p50
-from converters.metrics import ROUNDING, USUAL, Figure, Targets, cosines, figure_words, find_metric
+from converters.metrics import (
+    ROUNDING,
+    Figure,
+    Targets,
+    cosines,
+    figure_words,
+    find_metric,
+    metric_for,
+)
 from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from converters.network import load_head
 from converters.quiet import quiet
@@ -213,7 +221,8 @@ def _judge(
     job: Job,
 ) -> Evidence:
     """Figures of `answers` against labels and reference, without latency and verdict."""
-    metric = find_metric(config.metric or USUAL[job.recipe.task], base=job.recipe.path.parent)
+    named = metric_for(job.recipe.task, config.metric)
+    metric = find_metric(named, base=job.recipe.path.parent)
     targets = None if rows.labels is None else np.array(job.data.targets(rows))
     close = cosines(answers, reference)
     figure = metric.of(answers, reference, targets)

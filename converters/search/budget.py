@@ -1,10 +1,11 @@
 """What a bundle may cost and may lose, as a person writes it, and whether figures are within. Pure.
 
-Four bounds, each optional: `latency_ms` (p50 of the longest input, one thread, on this host),
-`size_bytes` (the model's file), `ram_bytes` (peak of a process that loads it and answers), `drop`
-(how far the metric may be below the original's). Instead of the first two a ratio may be given, of
-the original's float model, because milliseconds of this host say little of a board: `faster`,
-`smaller`.
+A person writes four bounds, each optional: `latency_ms` (p50 of the longest input, one thread, on
+this host), `size_bytes` (the model's file), `ram_bytes` (peak of a process that loads it and
+answers), `drop` (how far the metric may be below the original's). Instead of the first two a ratio
+may be given, of the original's float model, because milliseconds of this host say little of a
+board: `faster`, `smaller`. A fifth bound is the recipe's: what answers its golden vectors otherwise
+than its float model does would not be packed.
 """
 
 from __future__ import annotations
@@ -29,19 +30,24 @@ USUAL_DROP = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Figures of one candidate, in the units of a budget. `drop` is negative where it is better."""
+    """Figures of one candidate, in the units of a budget. `drop` is negative where it is better.
+
+    `golden` is the lowest cosine with its own float model on a golden vector, 0..1.
+    """
 
     latency_ms: float
     size_bytes: float
     ram_bytes: float
     drop: float
+    golden: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Upper bounds; 0 means that there is none, except of `drop`, which always has one.
 
-    `faster` and `smaller` become bounds by `against`, once the original was measured.
+    `faster` and `smaller` become bounds by `against`, once the original was measured. `golden` is a
+    lower bound.
     """
 
     latency_ms: float = 0.0
@@ -50,6 +56,7 @@ class Budget:
     drop: float = USUAL_DROP
     faster: float = 0.0
     smaller: float = 0.0
+    golden: float = 0.0
 
     def against(self, original: Cost) -> Budget:
         """The same with ratios to `original` made bounds; the stricter of two counts."""
@@ -71,6 +78,8 @@ class Budget:
         if not cost.drop <= self.drop + ROUNDING:
             times = cost.drop / max(self.drop, USUAL_DROP / 10)
             over["drop"] = max(times, 1 + ROUNDING) if math.isfinite(times) else math.inf
+        if not cost.golden >= self.golden:
+            over["golden"] = (1 - cost.golden) / max(1 - self.golden, ROUNDING)
         return over
 
     def words(self) -> str:
@@ -81,7 +90,8 @@ class Budget:
 
 
 COSTS = ("latency_ms", "size_bytes", "ram_bytes")
-BOUNDS: tuple[str, ...] = tuple(one.name for one in fields(Budget))
+BOUNDS: tuple[str, ...] = tuple(one.name for one in fields(Budget) if one.name != "golden")
+"""Those that a person writes."""
 
 
 def _stricter(bound: float, original: float, ratio: float) -> float:
@@ -96,6 +106,8 @@ def bound_words(name: str, value: float) -> str:
         return f"{name.removesuffix('_bytes')} {size(round(value))}"
     if name in ("faster", "smaller"):
         return f"{value:g} times {name}"
+    if name == "golden":
+        return f"cosine {value:.4f} on a golden vector"
     return f"latency {value:.3g} ms" if name == "latency_ms" else f"drop {value:.4g}"
 
 

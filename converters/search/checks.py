@@ -6,7 +6,7 @@ import math
 
 from converters.configs import VerifyConfig
 from converters.data import Rows
-from converters.metrics import USUAL
+from converters.metrics import metric_for
 from converters.passes import kind_of
 from converters.quantize.config import QuantizeConfig
 from converters.quantize.scheme import FLOAT
@@ -29,7 +29,8 @@ def check_claim(
         InputError: it is.
     """
     rows = min(len(test), config.quick_rows) if quick else len(test)
-    if (config.metric or USUAL[task]) in COUNTED and budget.drop and rows * budget.drop < 1:
+    counted = metric_for(task, config.metric) in COUNTED
+    if counted and budget.drop and rows * budget.drop < 1:
         raise InputError(
             f"data {test.path}: {rows} rows cannot show that at most {budget.drop:.2%} is "
             f"lost; expected {math.ceil(1 / budget.drop)} or more, or a larger drop in the budget"

@@ -65,8 +65,9 @@ def refusal(costs: Mapping[str, Cost], budget: Budget) -> str:
     binding = max(broken, key=lambda bound: broken[bound])
     figures = ", ".join(bound_words(one, getattr(cost, one)) for one in
                         ("latency_ms", "size_bytes", "ram_bytes", "drop"))  # fmt: skip
+    side = "least" if binding == "golden" else "most"
     return (
         f"budget ({budget.words()}): no candidate meets it; the nearest is {name} with {figures}; "
         f"what binds is {bound_words(binding, getattr(cost, binding))}, expected "
-        f"{bound_words(binding, getattr(budget, binding))} at most"
+        f"{bound_words(binding, getattr(budget, binding))} at {side}"
     )

@@ -64,6 +64,7 @@ def finalists(candidate: str, conversion: Conversion, job: Job) -> list[Finalist
                     size_bytes=one.artifact.size_bytes,
                     ram_bytes=ram,
                     drop=evidence.reference - evidence.value,
+                    golden=evidence.golden_cosine,
                 ),
                 quantized=one.quantized,
             )

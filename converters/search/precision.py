@@ -21,6 +21,8 @@ from converters.quantize.sensitivity import Choice, Plan, Sensitivity, greedy, s
 from converters.search.budget import Budget
 from converters.search.result import Finalist
 
+LOST = {"drop", "golden"}
+"""Bounds of what may be lost; a layer in float gives some of it back."""
 FEWER_BITS = {"litert": "dynamic_w4_block32", "onnxruntime": "dynamic_c4_channel"}
 """Engine → the scheme of four bits that its layers can take beside INT8."""
 FLOAT_MS = 3.0
@@ -37,15 +39,15 @@ def mixed(
     `finalists` are the variants of `model`, whose candidates hold their files. Every engine whose
     variant can be mended is there: which of them turns out well is measured.
     """
-    mendable = _mendable(finalists, budget)
-    if not mendable:
+    chosen = mendable(finalists, budget)
+    if not chosen:
         return {}
     texts = encode(
         load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length),
         job.data.calibration.texts,
     )
     found: dict[str, Options] = {}
-    for one in mendable:
+    for one in chosen:
         layers, whole = _planned(one, model, budget, job, texts)
         if layers:
             found[one.backend] = replace(whole, layers=layers)
@@ -58,7 +60,7 @@ def _planned(
     """The layers that get another scheme, none where that would not do; and what all others get."""
     backend, whole = one.backend, _options(one.backend, job)
     data = _float_of(one, model).artifact.path.read_bytes()
-    if "drop" in budget.broken(one.cost):
+    if LOST & set(budget.broken(one.cost)):
         losses = sensitivities(backend, data, texts, whole)
         plan = greedy(against_loss(losses, one, whole.scheme), _latency(one, budget))
     else:
@@ -75,23 +77,23 @@ def _options(backend: str, job: Job) -> Options:
     return config.options(backend, engine.quantization)
 
 
-def _mendable(finalists: Sequence[Finalist], budget: Budget) -> list[Finalist]:
-    """The variants that only drop, or only size, keeps out; none where one is within."""
+def mendable(finalists: Sequence[Finalist], budget: Budget) -> list[Finalist]:
+    """The variants that only what is lost, or only size, keeps out; none where one is within."""
     quantized = [one for one in finalists if one.quantized]
     if any(not budget.broken(one.cost) for one in quantized):
         return []
-    return [
-        one
-        for one in quantized
-        if set(budget.broken(one.cost)) in ({"drop"}, {"size_bytes"})
-        and ("drop" not in budget.broken(one.cost) or _float_is_good(one, finalists, budget))
-    ]
+    found = []
+    for one in quantized:
+        broken = set(budget.broken(one.cost))
+        if broken == {"size_bytes"} or (broken <= LOST and _float_is_good(one, finalists, budget)):
+            found.append(one)
+    return found
 
 
 def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget) -> bool:
     """Whether the same model in float loses no more than may be lost."""
     return any(
-        "drop" not in budget.broken(other.cost)
+        not LOST & set(budget.broken(other.cost))
         for other in finalists
         if not other.quantized and other.backend == one.backend
     )

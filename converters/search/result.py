@@ -45,11 +45,6 @@ class Finalist:
     quantized: bool
 
     @property
-    def golden(self) -> float:
-        """Its lowest cosine with its own float model on a golden vector."""
-        return self.evidence.golden_cosine
-
-    @property
     def id(self) -> str:
         return f"{self.candidate}/{self.name}"
 

@@ -42,7 +42,6 @@ from converters.search.space import (
     latency_ms,
     promising,
     size_bytes,
-    whole,
 )
 from converters.search.weighed import Weighed, finished_recipe, verify_config
 from converters.search.written import recipe_toml
@@ -95,7 +94,7 @@ def optimize(
     check_claim(data.test, recipe.task, budget, config, quick=options.quick)
     cache = Cache(options.cache)
     job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
-    asked = budget
+    asked = budget = replace(budget, golden=config.min_cosine)
     reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model  # 1
     weighed = Weighed(job)
     weighed.add(ORIGINAL, reference, (), budget)  # 2
@@ -105,7 +104,7 @@ def optimize(
     stopped = ""
     if options.training:
         encoder = _encoder(reference)
-        measured = _best(weighed.found, encoder)
+        measured = _best(weighed.found)
         candidates, stopped = _trained(reference, encoder, measured, budget, options, job, started)
         tried = [_tried(one, encoder, measured, job) for one in candidates]
         for one in candidates[:FINALISTS]:  # 5
@@ -115,9 +114,7 @@ def optimize(
     pairs = [(conversions[one.candidate], one) for one in weighed.found]
     found = together(pairs, job, config.latency_runs)  # 6
     budget = asked.against(float_model(found).cost)  # ratios of one run
-    # What answers its golden vectors otherwise than its float model would not be packed.
-    sound = [one for one in found if one.quantized and one.golden >= config.min_cosine]
-    costs = {one.id: one.cost for one in sound}
+    costs = {one.id: one.cost for one in found if one.quantized}
     result = Found(
         budget=budget,
         minutes=options.minutes,
@@ -134,18 +131,8 @@ def optimize(
     )
     if result.choice is None:
         (job.out / RECIPE_FILE).unlink(missing_ok=True)  # of another search
-        told = refusal(costs, budget) if costs else _unsound(found, config.min_cosine)
-        raise NotMet(told, result)
+        raise NotMet(refusal(costs, budget), result)
     return _made(result, job)  # 7
-
-
-def _unsound(found: Sequence[Finalist], bound: float) -> str:
-    best = max((one for one in found if one.quantized), key=lambda one: one.golden, default=None)
-    assert best is not None  # an engine quantizes, else nothing would have begun
-    return (
-        f"no variant answers as its float model does: the nearest is {best.id} with a cosine of "
-        f"{best.golden:.4f} on a golden vector, expected min_cosine, {bound:g}, or more"
-    )
 
 
 def _encoder(model: Model) -> Encoder:
@@ -161,11 +148,10 @@ def _encoder(model: Model) -> Encoder:
     )
 
 
-def _best(found: Sequence[Finalist], encoder: Encoder) -> Measured:
+def _best(found: Sequence[Finalist]) -> Measured:
     """Of the reference's variants the fastest: what estimates are scaled by."""
     fastest = min((one for one in found if one.quantized), key=lambda one: one.cost.latency_ms)
-    parameters = encoder.parameters(whole(encoder, encoder.vocabulary))
-    return Measured(fastest.cost.latency_ms, fastest.cost.size_bytes / parameters)
+    return Measured(fastest.cost.latency_ms, fastest.cost.size_bytes)
 
 
 def _trained(
