@@ -31,7 +31,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 
 .NOTPARALLEL:
-.PHONY: help demo test check format bench reliability board-powercut setup setup-devices \
+.PHONY: help demo test check style format bench reliability board-powercut setup setup-devices \
     setup-broker clean distclean
 
 help: ## this list
@@ -40,10 +40,13 @@ help: ## this list
 demo: setup ## the product's main job on a real model and real text
 	@$(PYTHON) -m examples.demo $(DEMO_ARGS)
 
-test: setup check setup-devices setup-broker ## set up, check, and every test on every Python found
+test: setup style setup-devices setup-broker ## set up, style, and every test on every Python found
 	@$(DEV)/test.sh
 
-check: setup ## style, types, layers: all of them, then fail if one did
+check: style ## the quick one: style, then the unit tests
+	@$(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) tests/unit
+
+style: setup ## style, types, layers: all of them, then fail if one did
 	@failed=; \
 	judge() { echo "== $$*"; "$(VENV)/bin/$$@" || failed=1; }; \
 	judge ruff check --quiet $(SOURCES); \

@@ -7,13 +7,18 @@ far off a variant is. Memory is measured in a process of its own, see `footprint
 from __future__ import annotations
 
 import contextlib
+import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from converters.answers import ENGINES
+from converters.cache import tool_versions
 from converters.configs import VerifyConfig
 from converters.draft import open_candidates
 from converters.latency import interleaved_p50
-from converters.model import Job, Model
+from converters.model import Candidate, Job, Model
 from converters.passes import KINDS, kind_of
 from converters.pipeline import Conversion, run_passes
 from converters.recipe import Recipe
@@ -23,6 +28,7 @@ from converters.search.result import Finalist
 from converters.verify import draft_folder
 from edge_runtime.inference.pipeline import Pipeline
 
+MEMORY_FILE = "peak-bytes.json"
 ANYTHING = 1e9
 """A drop that nothing is over."""
 
@@ -52,7 +58,7 @@ def finalists(candidate: str, conversion: Conversion, job: Job) -> list[Finalist
     longest = job.lengths[-1]
     found = []
     for one, evidence in zip(model.candidates, verdict.candidates, strict=True):
-        ram = peak_bytes(folder, one.id, longest) if one.quantized else 0
+        ram = _ram_bytes(folder, one, longest, job) if one.quantized else 0
         found.append(
             Finalist(
                 name=one.id,
@@ -70,6 +76,22 @@ def finalists(candidate: str, conversion: Conversion, job: Job) -> list[Finalist
             )
         )
     return found
+
+
+def _ram_bytes(folder: Path, one: Candidate, tokens: int, job: Job) -> int:
+    """Peak memory of a process that answers `tokens` tokens, measured once."""
+    parts: dict[str, object] = {
+        "file": one.artifact.sha256,
+        "backend": one.backend,
+        "tokens": tokens,
+        "host": platform.node(),
+        "tools": tool_versions(*ENGINES),
+    }
+
+    def make(out: Path) -> None:
+        (out / MEMORY_FILE).write_text(json.dumps(peak_bytes(folder, one.id, tokens)))
+
+    return int(json.loads((job.cache.folder("memory", parts, make) / MEMORY_FILE).read_text()))
 
 
 def together(found: Sequence[tuple[Conversion, Finalist]], job: Job, runs: int) -> list[Finalist]:
