@@ -125,9 +125,15 @@ def _classes(train: Rows, test: Rows) -> tuple[str, ...]:
             f"{'' if len(classes) == 1 else 'es'} ({', '.join(classes[:3])}), "
             f"expected 2..{MAX_CLASSES}"
         )
-    strange = sorted(set(test.labels or ()) - set(classes))
+    tested = set(test.labels or ())
+    strange = sorted(tested - set(classes))
     if strange:
         raise InputError(f"data {test.path}: label {strange[0]!r} does not stand in {train.path}")
+    if len(tested) == 1:
+        raise InputError(
+            f"data {test.path}: every row is {tested.pop()!r}, expected at least 2 of the "
+            f"{len(classes)} classes of {train.path}: a model that always says so would be perfect"
+        )
     return classes
 
 

@@ -109,6 +109,13 @@ def test_one_class_is_no_classification(config: DataConfig) -> None:
         load_dataset(config, TASK)
 
 
+def test_a_test_set_of_one_class_proves_nothing(config: DataConfig) -> None:
+    assert config.test is not None
+    config.test.write_text(as_lines([{"text": f"t{n}", "label": "a"} for n in range(3)]))
+    with pytest.raises(InputError, match=r"test\.jsonl: every row is 'a', expected at least 2"):
+        load_dataset(config, TASK)
+
+
 def test_a_label_that_is_never_trained_is_refused(config: DataConfig) -> None:
     assert config.test is not None
     config.test.write_text(as_lines([{"text": "t", "label": "c"}]))
