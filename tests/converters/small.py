@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -97,23 +98,42 @@ def write_data(folder: Path) -> None:
         out.write(as_lines(picked("test", 25)))
 
 
+@cache
+def _word_pieces() -> dict[str, int]:
+    """Special tokens, characters, then the most frequent words and endings of the training texts.
+
+    Not the library's trainer: what it learns differs from run to run.
+    """
+    from tokenizers import normalizers, pre_tokenizers
+
+    normalizer, cut = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = Counter(
+        word
+        for row in rows("train")
+        for word, _ in cut.pre_tokenize_str(normalizer.normalize_str(row["text"]))
+    )
+    pieces = Counter(words)
+    for word, count in words.items():
+        for size in range(2, min(5, len(word))):
+            pieces["##" + word[-size:]] += count
+    characters = sorted({character for word in words for character in word})
+    chosen = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    chosen += ["##" + character for character in characters]
+    frequent = sorted(pieces, key=lambda piece: (-pieces[piece], piece))
+    kept = dict.fromkeys([*chosen, *frequent])
+    return {piece: place for place, piece in enumerate(list(kept)[:VOCABULARY])}
+
+
 def write_encoder(folder: Path, *, seed: int = 3, pooler: bool = False) -> None:
     """A Hugging Face folder: a BERT with random weights, a word-piece tokenizer of real texts."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True)
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(_word_pieces(), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        [row["text"] for row in rows("train")],
-        trainers.WordPieceTrainer(
-            vocab_size=VOCABULARY, special_tokens=special, show_progress=False
-        ),
-    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

