@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from converters.metrics import FloatArray, Metric, Targets
+from converters.metrics import Figure, FloatArray, Metric, Targets
 
 DRAWS = 2000
 POOLED_DRAWS = 300
@@ -43,6 +43,15 @@ class Difference:
         return self.interval[1] >= 0
 
 
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The metric of two models on the same rows, and how they differ."""
+
+    candidate: Figure
+    baseline: Figure
+    difference: Difference
+
+
 def paired(
     metric: Metric,
     candidate: FloatArray,
@@ -51,20 +60,20 @@ def paired(
     targets: Targets,
     *,
     seed: int = 0,
-) -> Difference:
+) -> Paired:
     """Compare two models' answers, each (rows, width), on the same rows."""
     mine = metric.of(candidate, reference, targets)
     theirs = mine if candidate is baseline else metric.of(baseline, reference, targets)
     value, n = mine.value - theirs.value, len(candidate)
     if mine.scores is not None and theirs.scores is not None:
-        return _of(value, mine.scores - theirs.scores, n, seed)
+        return Paired(mine, theirs, _of(value, mine.scores - theirs.scores, n, seed))
 
     def once(rows: npt.NDArray[np.int64]) -> float:
         wanted = None if targets is None else targets[rows]
         pair = [metric.of(one[rows], reference[rows], wanted) for one in (candidate, baseline)]
         return pair[0].value - pair[1].value
 
-    return _summary(value, _pooled(once, n, seed), n)
+    return Paired(mine, theirs, _summary(value, _pooled(once, n, seed), n))
 
 
 def paired_scores(candidate: FloatArray, baseline: FloatArray, *, seed: int = 0) -> Difference:

@@ -19,16 +19,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from converters.interrupt import stop_if_interrupted
 from edge_runtime.errors import DeviceError
+from edge_runtime.fields import Json
 
 log = logging.getLogger(__name__)
 
 MARK = "key.json"
 """Written last into an entry: what the key was made of, for people."""
+VALUE = "value.json"
 
 
 def default_folder() -> Path:
@@ -89,6 +92,18 @@ class Cache:
         finally:
             shutil.rmtree(made, ignore_errors=True)
         return entry
+
+    def value(self, stage: str, parts: dict[str, object], compute: Callable[[], Json]) -> Any:
+        """What `compute` returned the first time for `stage` and `parts`, as JSON holds it.
+
+        Raises:
+            DeviceError: the cache cannot be written.
+        """
+
+        def make(out: Path) -> None:
+            (out / VALUE).write_text(json.dumps(compute()))
+
+        return json.loads((self.folder(stage, parts, make) / VALUE).read_text())
 
     def holds(self, stage: str, parts: dict[str, object]) -> bool:
         """Whether `folder` would return at once."""

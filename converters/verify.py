@@ -196,19 +196,20 @@ def _latencies(
         "tools": tool_versions(*ENGINES),
     }
 
-    def make(out: Path) -> None:
+    def compute() -> Json:
         with (
             open_candidates(draft, job, model.candidates, threads=1) as pipelines,
             job.progress.busy("latency, all variants in turn"),
         ):
             found = interleaved_p50(pipelines, job.lengths, config.latency_runs)
-        (out / "latency.json").write_text(json.dumps(found))
+        return {
+            name: {str(length): p50 for length, p50 in times.items()}
+            for name, times in found.items()
+        }
 
-    folder = job.cache.folder("latency", parts, make)
-    found = json.loads((folder / "latency.json").read_text())
     return {
         name: {int(length): float(p50) for length, p50 in times.items()}
-        for name, times in found.items()
+        for name, times in job.cache.value("latency", parts, compute).items()
     }
 
 
@@ -225,7 +226,7 @@ def _judge(
     metric = find_metric(named, base=job.recipe.path.parent)
     targets = None if rows.labels is None else np.array(job.data.targets(rows))
     close = cosines(answers, reference)
-    figure = metric.of(answers, reference, targets)
+    found = paired(metric, answers, reference, reference, targets)
     classes: tuple[ClassFigures, ...] = ()
     confused: tuple[tuple[int, ...], ...] = ()
     if targets is not None:
@@ -234,10 +235,10 @@ def _judge(
     return Evidence(
         id=name,
         metric=metric.name,
-        value=figure.value,
-        reference=metric.of(reference, reference, targets).value,
-        interval=_interval(figure),
-        difference=paired(metric, answers, reference, reference, targets),
+        value=found.candidate.value,
+        reference=found.baseline.value,
+        interval=_interval(found.candidate),
+        difference=found.difference,
         n=len(rows),
         agreement=_agreement(answers, reference, close, targets),
         cosine_mean=float(close.mean()),

@@ -7,7 +7,6 @@ far off a variant is. Memory is measured in a process of its own, see `footprint
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,6 @@ from converters.search.result import Finalist
 from converters.verify import draft_folder
 from edge_runtime.inference.pipeline import Pipeline
 
-MEMORY_FILE = "peak-bytes.json"
 ANYTHING = 1e9
 """A drop that nothing is over."""
 
@@ -87,11 +85,7 @@ def _ram_bytes(folder: Path, one: Candidate, tokens: int, job: Job) -> int:
         "host": platform.node(),
         "tools": tool_versions(*ENGINES),
     }
-
-    def make(out: Path) -> None:
-        (out / MEMORY_FILE).write_text(json.dumps(peak_bytes(folder, one.id, tokens)))
-
-    return int(json.loads((job.cache.folder("memory", parts, make) / MEMORY_FILE).read_text()))
+    return int(job.cache.value("memory", parts, lambda: peak_bytes(folder, one.id, tokens)))
 
 
 def together(found: Sequence[tuple[Conversion, Finalist]], job: Job, runs: int) -> list[Finalist]:

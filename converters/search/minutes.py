@@ -6,9 +6,7 @@ of what it trained before would be found again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from converters.cache import Cache
 
@@ -16,7 +14,6 @@ RESERVED = 0.18
 """Of the minutes, for pruning, and for exporting and measuring the finalists."""
 LEAST = 0.3
 """Of the minutes, for training whatever the rest takes: the whole then takes longer than asked."""
-FILE = "seconds.json"
 
 
 def training_seconds(
@@ -28,9 +25,4 @@ def training_seconds(
     """
     left = 60 * minutes * (1 - RESERVED) - spent_s
     seconds = max(left, 60 * minutes * LEAST)
-
-    def write(out: Path) -> None:
-        (out / FILE).write_text(json.dumps(seconds))
-
-    folder = cache.folder("search-time", {**parts, "minutes": minutes}, write)
-    return float(json.loads((folder / FILE).read_text()))
+    return float(cache.value("search-time", {**parts, "minutes": minutes}, lambda: seconds))

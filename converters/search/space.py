@@ -36,8 +36,9 @@ NEURON_DAMAGE, HEAD_DAMAGE = 0.23, 0.44
 
 Fitted to MiniLM-L6 (docs/compression/pruning.md)."""
 FIXED_SIZE, PER_LAYER_SIZE = 0.01, 0.03
-"""The same of the size of a quantized file: what is no matrix. A layer has biases, norms, scales
-and the operators themselves. Fitted to MiniLM-L6 on LiteRT with three entry points, 23.6 MB."""
+"""Shares of the original's size, quantized, that are no matrix: one stays, one goes with the
+layers, their biases, norms, scales and operators. Fitted to MiniLM-L6 on LiteRT, three entry
+points."""
 AIM = 0.96
 """Of a bound, what a shape may be estimated at: estimates are right within 4 %, and the original
 that the bound is a share of is measured again in the end. What is trained should be within then."""

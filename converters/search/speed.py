@@ -6,10 +6,8 @@ nothing of what it trained before would be found again.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from pathlib import Path
 
 import torch
 
@@ -19,7 +17,6 @@ from converters.ort import host_threads
 from converters.search.space import Encoder, Shape
 from converters.training import training_precision
 
-FILE = "macs-a-second.json"
 MEASURED_S = 0.5
 ROWS, INNER, OUTER = 2048, 384, 1536
 PASSES = 3
@@ -44,12 +41,7 @@ def _macs_a_second(precision: str, cache: Cache) -> float:
         "host": platform.node(),
         "tools": tool_versions("torch"),
     }
-    folder = cache.folder("speed", parts, lambda out: _write(out, precision))
-    return float(json.loads((folder / FILE).read_text()))
-
-
-def _write(out: Path, precision: str) -> None:
-    (out / FILE).write_text(json.dumps(_measured(precision)))
+    return float(cache.value("speed", parts, lambda: _measured(precision)))
 
 
 def _measured(precision: str) -> float:

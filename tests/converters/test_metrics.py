@@ -175,11 +175,11 @@ def answers_right(share: float, n: int = 2000, seed: int = 1) -> np.ndarray:
 def test_a_real_loss_is_told_from_none() -> None:
     labels = np.zeros(2000, dtype=np.int64)
     good, bad = answers_right(0.8), answers_right(0.74, seed=2)
-    lost = paired(METRICS["accuracy"], bad, good, good, labels)
+    lost = paired(METRICS["accuracy"], bad, good, good, labels).difference
     assert not lost.no_worse
     assert lost.worse > 0.99
     assert lost.value == pytest.approx(-0.06, abs=0.03)
-    same = paired(METRICS["accuracy"], good, good, good, labels)
+    same = paired(METRICS["accuracy"], good, good, good, labels).difference
     assert (same.value, same.interval, same.worse) == (0, (0, 0), 0.5)
 
 
@@ -188,7 +188,7 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
     good = answers_right(0.8)
     worse = good.copy()
     worse[np.flatnonzero(good[:, 0])[:30]] = [0, 1]
-    assert not paired(METRICS["accuracy"], worse, good, good, labels).no_worse
+    assert not paired(METRICS["accuracy"], worse, good, good, labels).difference.no_worse
     a, b = (interval((one[:, 0] > 0).astype(np.float32)) for one in (worse, good))
     assert a[1] > b[0]
 
@@ -196,7 +196,7 @@ def test_pairing_sees_what_two_intervals_do_not() -> None:
 def test_a_figure_without_row_scores_is_drawn_anew(users: Path) -> None:
     labels = np.zeros(300, dtype=np.int64)
     good, bad = answers_right(0.9, 300), answers_right(0.5, 300, seed=2)
-    assert not paired(METRICS["macro-f1"], bad, good, good, labels).no_worse
+    assert not paired(METRICS["macro-f1"], bad, good, good, labels).difference.no_worse
 
 
 def test_the_interval_is_that_of_theory_and_the_same_each_time() -> None:

@@ -256,6 +256,12 @@ def test_estimates_are_what_was_measured_of_shapes_that_were_built(
     assert size_bytes(MINILM, shape, measured) == pytest.approx(megabytes * 1e6, rel=0.02)
 
 
+def test_estimates_of_latency_are_those_of_shapes_that_an_earlier_search_built() -> None:
+    measured = Measured(latency_ms=10.4, size_bytes=23.6e6)
+    for shape, ms in ((Shape(5, 0.25, 2 / 3, 12000), 4.51), (Shape(4, 0.25, 1.0, 12000), 4.7)):
+        assert latency_ms(MINILM, shape, measured, 128) == pytest.approx(ms, rel=0.05)
+
+
 def test_of_one_depth_the_shape_that_fits_and_does_least_damage_is_tried() -> None:
     (shape,) = promising(
         MINILM, Budget(latency_ms=6), MEASURED, tokens=128, vocabularies=[30522, 9000], count=1
