@@ -20,11 +20,12 @@ examples:
   edge-convert run my/recipe.toml --profile raspberry-pi-5 --profile my/board.toml --out build
       the same model for two boards; what they share is computed once
   edge-convert optimize examples/debian-sections/recipe-search.toml --profile generic-x86_64 \\
-      --budget faster=8,smaller=10,drop=2% --out build/small
+      --budget faster=8,smaller=10,drop=1.4% --out build/search
       search for the best bundle within a budget: smaller shapes, distilled and quantized
   edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
   edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
-  edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge build/small
+  edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge \\
+      build/search/debian-sections-small-1.0.0-generic-x86_64.edge
   edge-convert profiles
 """
 
@@ -98,9 +99,9 @@ def _optimize(verbs: Verbs) -> None:
         "says what came nearest.",
         """\
   edge-convert optimize examples/debian-sections/recipe-search.toml --profile generic-x86_64 \\
-      --budget faster=8,smaller=10,drop=2% --out build/small
+      --budget faster=8,smaller=10,drop=1.4% --out build/search
   edge-convert optimize sentence-transformers/all-MiniLM-L6-v2 --data my/texts \\
-      --profile raspberry-pi-5 --budget drop=0.02 --minutes 30 --out build/small
+      --profile raspberry-pi-5 --budget drop=2% --minutes 30 --out build/mine
   edge-convert optimize my/recipe.toml --profile generic-x86_64 --no-training --out build/ptq
 """,
     )
@@ -181,7 +182,8 @@ def _compare(verbs: Verbs) -> None:
         "the first one's golden vectors, and time every variant of both in turns on this host. "
         "Says so where figures are not to be compared, such as of different test rows.",
         """\
-  edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge build/small/small.edge
+  edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge \\
+      build/search/debian-sections-small-1.0.0-generic-x86_64.edge
   edge-convert compare --json old.edge new.edge | jq .answers
 """,
     )

@@ -38,8 +38,8 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
     """
     assert model.verdict is not None
     packed = _chosen(model, config)
-    stem = f"{job.recipe.name}-{job.recipe.version}-{job.profile.name}"
-    folder, archive = job.out / stem, job.out / f"{stem}.edge"
+    folder, archive = _places(job)
+    stem = folder.name
     try:
         job.out.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{stem}-", dir=job.out))
@@ -64,6 +64,19 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         "latency_p95_ms": {one.variant: one.latency_p95_ms for one in proved},
         "refused": {one.id: one.refused for one in model.verdict.candidates if one.refused},
     }
+
+
+def discard(job: Job) -> None:
+    """Remove what `package` wrote before to the same place: nobody takes it for this job's."""
+    folder, archive = _places(job)
+    archive.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _places(job: Job) -> tuple[Path, Path]:
+    """Where the bundle goes, as a folder and as an archive."""
+    stem = f"{job.recipe.name}-{job.recipe.version}-{job.profile.name}"
+    return job.out / stem, job.out / f"{stem}.edge"
 
 
 def _chosen(model: Model, config: PackageConfig) -> list[Candidate]:

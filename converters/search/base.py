@@ -43,6 +43,9 @@ def base_recipe(model: str, data: Path | None, out: Path) -> Recipe:
 
 
 def _written(model: str, data: Path) -> dict[str, Any]:
+    if not data.is_dir():
+        there = "a file" if data.exists() else "nothing"
+        raise InputError(f"data {data}: expected a folder, found {there}")
     files = {name: found for name in SPLITS if (found := _file(data, name))}
     missing = [name for name in ("calibration", "test") if name not in files]
     if missing:

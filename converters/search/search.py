@@ -24,6 +24,7 @@ from converters.data import load_dataset
 from converters.distil.lessons import gather, pooled_outputs
 from converters.model import Job, Model
 from converters.network import load_encoder
+from converters.package import discard
 from converters.pipeline import begin, run_passes
 from converters.progress import Progress
 from converters.quantize.config import QuantizeConfig
@@ -130,7 +131,8 @@ def optimize(
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
     )
     if result.choice is None:
-        (job.out / RECIPE_FILE).unlink(missing_ok=True)  # of another search
+        (job.out / RECIPE_FILE).unlink(missing_ok=True)  # of another search, as the bundle
+        discard(job)
         raise NotMet(refusal(costs, budget), result)
     return _made(result, job)  # 7
 

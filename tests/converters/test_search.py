@@ -131,10 +131,15 @@ def test_a_budget_that_nothing_meets_names_the_nearest(
 ) -> None:
     recipe = load_recipe(workshop / "recipe.toml")
     options = Options(tmp_path, cache_folder, MINUTES, training=False)
+    made = optimize(recipe, board, Budget(drop=0.1), options, Silent()).chosen
+    assert made is not None
+    assert made.model.bundle is not None
+    assert made.model.bundle.is_file()
     with pytest.raises(
         NotMet, match=r"no candidate meets it; the nearest is original/.* what binds"
     ):
         optimize(recipe, board, Budget(size_bytes=1000), options, Silent())
+    assert not list(tmp_path.glob("small-*")), "no bundle that is over the budget is left"
 
 
 def test_what_a_search_decides_may_not_stand_in_the_recipe(
@@ -230,6 +235,13 @@ def test_a_folder_that_lacks_a_split_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=says):
         base_recipe("some/model", data_folder(tmp_path / "data", **splits), tmp_path)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for name, found in (("file", "a file"), ("gone", "nothing")):
+        with pytest.raises(InputError, match=f"data .*{name}: expected a folder, found {found}"):
+            base_recipe("some/model", tmp_path / name, tmp_path)
 
 
 def test_a_model_without_data_and_a_recipe_with_it_are_refused(tmp_path: Path) -> None:
