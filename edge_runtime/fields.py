@@ -263,9 +263,11 @@ class Fields:
                 return ()
         return tuple(values)
 
-    def numbers(self, key: str, *, max_items: int, min_items: int = 0) -> tuple[float, ...]:
+    def numbers(
+        self, key: str, default: Any = REQUIRED, *, max_items: int, min_items: int = 0
+    ) -> tuple[float, ...]:
         """The list of finite numbers under `key`."""
-        values = self.items(key, max_items=max_items, min_items=min_items)
+        values = self.items(key, default, max_items, min_items)
         for index, value in enumerate(values):
             if type(value) not in (int, float) or not -1e300 <= value <= 1e300:
                 self.fault(

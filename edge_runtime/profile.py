@@ -38,7 +38,8 @@ class Engine:
     """One way this board runs models. Engines stand in order of preference.
 
     `backend` is a key of the backend table, `quantization` the recipe that is legal and best
-    here; `options` go to the engine as they are (session options, delegate options).
+    here, `convolutions` the same for models that have some, "" where there is no difference;
+    `options` go to the engine as they are (session options, delegate options).
     """
 
     backend: str
@@ -46,6 +47,11 @@ class Engine:
     providers: tuple[str, ...]
     threads: int
     options: Mapping[str, Json]
+    convolutions: str = ""
+
+    def scheme(self, *, convolutional: bool) -> str:
+        """The quantization for a model that has convolutions, or has none."""
+        return (convolutional and self.convolutions) or self.quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +178,7 @@ def _engine(f: Fields) -> Engine:
         providers=f.texts("providers", (), max_items=16),
         threads=f.integer("threads", 1, low=1, high=256),
         options=f.mapping("options", {}),
+        convolutions=f.text("convolutions", ""),
     )
     _refuse_unknown(f)
     return engine

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_runtime.errors import EdgeError, InputError
+from edge_runtime.fields import Json
 from edge_runtime.link import Link, Message
 from edge_runtime.messages.fleet import MAX_REQUEST_BYTES, InferRequest, InferResult, to_bytes
 from edge_runtime.messages.topics import DELIVERY, Topics
@@ -47,13 +48,13 @@ class Asks:
     def receive(self, message: Message) -> None:
         """A message came to `…/infer/<request>`."""
         try:
-            texts = self._texts(message)
+            inputs = self._inputs(message)
         except EdgeError as reason:
             self.refuse(message, str(reason))
             return
         name = next(self._ids)
         self._under_way[name] = self._return(message)
-        if not self._ask(Ask(name, texts)):
+        if not self._ask(Ask(name, inputs)):
             del self._under_way[name]
             self.refuse(message, "no bundle serves on this device now")
 
@@ -61,7 +62,7 @@ class Asks:
         """Answer a request with one sentence."""
         self._answer(self._return(message), InferResult(error=why))
 
-    def _texts(self, message: Message) -> tuple[str, ...]:
+    def _inputs(self, message: Message) -> tuple[Json, ...]:
         """What is asked. Raises EdgeError: nothing that is answered now."""
         if self._topics.request_of(message.topic) is None:
             name = message.topic.rpartition("/")[2]
@@ -76,11 +77,11 @@ class Asks:
                 f"{self._topics.prefix} only device/<id>/infer/<request>/result is"
             )
         asked = InferRequest.from_bytes(message.payload)
-        if not asked.texts:
-            raise InputError("infer request: texts has 0 entries, expected at least one")
+        if not asked.inputs:
+            raise InputError("infer request: inputs has 0 entries, expected at least one")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise InputError(f"{MAX_UNDER_WAY} requests are under way already, try again soon")
-        return asked.texts
+        return asked.inputs
 
     def _return(self, message: Message) -> _Return:
         topic = message.response_topic

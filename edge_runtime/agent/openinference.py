@@ -1,8 +1,9 @@
 """The Open Inference Protocol v2 over a pipeline: a method, a path and a body to an answer.
 
-It knows HTTP's vocabulary and no socket. A text task takes a BYTES tensor named "text" and
-answers with the task's own tensors; whoever sends the model's own input tensors gets the model's
-own outputs. Errors are `{"error": "one sentence"}`.
+It knows HTTP's vocabulary and no socket. A task takes BYTES tensors of its own names (a text task
+"text", a picture task "image", base64 of a file) and answers with the task's own tensors; whoever
+sends the model's own input tensors gets the model's own outputs. Errors are
+`{"error": "one sentence"}`.
 
 Source: kserve/open-inference-protocol, specification/protocol/inference_rest.md.
 """
@@ -23,16 +24,27 @@ from edge_runtime.agent.serving import Busy, Serving
 from edge_runtime.agent.tensors import (
     MAX_TENSORS,
     describe,
+    read_strings,
     read_tensor,
-    read_texts,
     write_tensor,
     write_texts,
 )
 from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fields import Fields, Json, decode_json
-from edge_runtime.inference.backend import Tensor
-from edge_runtime.inference.tasks.results import Classification, Embedding, Result
-from edge_runtime.text import plain
+from edge_runtime.inference.tasks.results import (
+    Anomaly,
+    Boxes,
+    Classification,
+    Embedding,
+    Mask,
+    Raw,
+    Result,
+    Spans,
+    Values,
+)
+from edge_runtime.inference.tasks.sent import raw_of
+from edge_runtime.inference.tasks.table import INPUTS
+from edge_runtime.text import json_line, plain
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +154,7 @@ class OpenInference:
                 "name": self._name,
                 "versions": [self._version],
                 "platform": pipeline.variant.backend,
-                "inputs": [describe(spec) for spec in task.inputs],
+                "inputs": [describe(spec) for spec in INPUTS[pipeline.takes]],
                 "outputs": [describe(spec) for spec in task.outputs],
                 "parameters": {
                     "task": manifest.task,
@@ -182,44 +194,94 @@ class OpenInference:
         return reply(answer)
 
     def _outputs(self, inputs: Mapping[str, Fields]) -> list[dict[str, Json]]:
-        texts = [spec.name for spec in self._serving.pipeline.task.inputs]
-        if list(inputs) == texts:
-            return write_results(self._serving.texts(read_texts(inputs[texts[0]])))
-        tensors = {spec.name for spec in self._serving.pipeline.manifest.inputs}
+        pipeline = self._serving.pipeline
+        takes = pipeline.takes
+        own = [spec.name for spec in INPUTS[takes]]
+        if own and sorted(inputs) == sorted(own):
+            columns = [read_strings(inputs[name]) for name in own]
+            return write_results(self._serving.answers(_raws(columns, own, takes)))
+        tensors = {spec.name for spec in pipeline.manifest.inputs}
         for name, f in inputs.items():
-            if name not in tensors and name not in texts:
+            if name not in tensors and name not in own:
+                others = f"{', '.join(own)}, or the tensors " if own else ""
                 raise InputError(
                     f"{f.where}: input {name!r} is not known, the model takes "
-                    f"{', '.join(texts)}, or the tensors {', '.join(sorted(tensors))}"
+                    f"{others}{', '.join(sorted(tensors))}"
                 )
-        if mixed := sorted(set(texts) & set(inputs) - tensors):
-            others = ", ".join(name for name in inputs if name not in mixed)
+        if mixed := sorted(set(own) & set(inputs) - tensors):
+            rest = ", ".join(name for name in inputs if name not in mixed)
+            if not rest:
+                raise InputError(f"request: the task takes {' and '.join(own)}, found {mixed[0]}")
             raise InputError(
-                f"request: input {mixed[0]} stands alone, found {others} beside it: "
-                "send texts or tensors"
+                f"request: input {mixed[0]} stands alone, found {rest} beside it: "
+                f"send {takes}s or tensors"
             )
         values = self._serving.tensors({name: read_tensor(f) for name, f in inputs.items()})
         return [write_tensor(name, value) for name, value in values.items()]
+
+
+def _raws(columns: Sequence[Sequence[str]], names: Sequence[str], takes: str) -> list[Raw]:
+    """Strings of the protocol as the task's inputs."""
+    if len({len(column) for column in columns}) != 1:
+        sizes = " and ".join(str(len(column)) for column in columns)
+        raise InputError(f"request: {' and '.join(names)} hold {sizes} elements, expected as many")
+    if takes == "row":
+        limit = sum(map(len, columns[0])) * 4 + 1
+        return [
+            raw_of(
+                decode_json(
+                    text.encode(), max_bytes=limit, where=f"request: row {at}", error=InputError
+                ),
+                takes,
+            )
+            for at, text in enumerate(columns[0])
+        ]
+    if len(columns) == 1:
+        return [raw_of(value, takes) for value in columns[0]]
+    return list(zip(*columns, strict=True))
 
 
 def write_results(results: Sequence[Result]) -> list[dict[str, Json]]:
     """A task's results as output tensors.
 
     Classification: label and score, [n]; labels and scores, [n, k], the likeliest first.
-    Embedding: embedding, [n, dimensions]. Both: truncated, [n].
+    Embedding: embedding, [n, dimensions]. Both: truncated, [n]. Values: values, [n, names], and
+    names, [names]. Anomaly: score and anomalous, [n]. Spans, boxes and masks: a JSON object each,
+    [n], because no two have the same size.
     """
-    rows = len(results)
-    truncated = write_tensor("truncated", np.array([r.truncated for r in results], dtype=np.bool_))
-    if isinstance(results[0], Embedding):
-        vectors: Tensor = np.stack([cast(Embedding, r).vector for r in results])
-        return [write_tensor("embedding", vectors), truncated]
-    found = [cast(Classification, r) for r in results]
-    ranked = [len(found[0].scores)]
-    scores = np.array([[score for _, score in r.scores] for r in found], dtype=np.float32)
-    return [
-        write_texts("label", [rows], [r.label for r in found]),
-        write_tensor("score", np.array([r.score for r in found], dtype=np.float32)),
-        write_texts("labels", [rows, *ranked], [label for r in found for label, _ in r.scores]),
-        write_tensor("scores", scores),
-        truncated,
-    ]
+    first, rows = results[0], len(results)
+    if isinstance(first, Classification):
+        found = [cast(Classification, r) for r in results]
+        scores = np.array([[score for _, score in r.scores] for r in found], dtype=np.float32)
+        ranked = [rows, len(first.scores)]
+        return [
+            write_texts("label", [rows], [r.label for r in found]),
+            write_tensor("score", np.array([r.score for r in found], dtype=np.float32)),
+            write_texts("labels", ranked, [label for r in found for label, _ in r.scores]),
+            write_tensor("scores", scores),
+            _truncated([r.truncated for r in found]),
+        ]
+    if isinstance(first, Embedding):
+        vectors = [cast(Embedding, r) for r in results]
+        return [
+            write_tensor("embedding", np.stack([r.vector for r in vectors])),
+            _truncated([r.truncated for r in vectors]),
+        ]
+    if isinstance(first, Values):
+        values = [list(cast(Values, r).values.values()) for r in results]
+        return [
+            write_tensor("values", np.array(values, dtype=np.float32)),
+            write_texts("names", [len(first.values)], list(first.values)),
+        ]
+    if isinstance(first, Anomaly):
+        strange = [cast(Anomaly, r) for r in results]
+        return [
+            write_tensor("score", np.array([r.score for r in strange], dtype=np.float32)),
+            write_tensor("anomalous", np.array([r.anomalous for r in strange], dtype=np.bool_)),
+        ]
+    name = {Spans: "spans", Boxes: "boxes", Mask: "mask"}[type(first)]
+    return [write_texts(name, [rows], [json_line(result.as_json()) for result in results])]
+
+
+def _truncated(rows: Sequence[bool]) -> dict[str, Json]:
+    return write_tensor("truncated", np.array(rows, dtype=np.bool_))

@@ -9,7 +9,6 @@ bounded, not at a request.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from edge_runtime.agent.tensors import MAX_TEXTS
 from edge_runtime.errors import DeviceError, EdgeError, InputError
 from edge_runtime.inference.backend import Tensor
 from edge_runtime.inference.pipeline import Pipeline, Turn, check_feeds
-from edge_runtime.inference.tasks.results import Embedding, Result
+from edge_runtime.inference.tasks.results import Raw, Result
 from edge_runtime.telemetry import Metrics, Outcome
 
 T = TypeVar("T")
@@ -93,26 +92,26 @@ class Serving:
         self._count = threading.Lock()
         self._turns = Turns()
 
-    def texts(self, texts: Sequence[str]) -> list[Result]:
-        """One result for each text.
+    def answers(self, raws: Sequence[Raw]) -> list[Result]:
+        """One result for each input of the task's.
 
         Raises:
             Busy: the queue is full.
-            InputError: too many texts, or one that the task does not take.
+            InputError: too many inputs, or one that the task does not take.
             DeviceError: the engine failed, or gave something that is not a finite number.
         """
 
         def work(turn: Turn) -> list[Result]:
-            _check_rows(len(texts))
-            results = self.pipeline(texts, turn)
-            if not all(map(_finite, results)):
+            _check_rows(len(raws))
+            results = self.pipeline(raws, turn)
+            if not all(result.finite for result in results):
                 raise DeviceError("the model answers with a value that is not finite")
             return results
 
         return self._run(work)
 
     def tensors(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's outputs. Raises as `texts` does; a sequence may be as long as a text."""
+        """The model's outputs. Raises as `answers` does; a sequence may be as long as a text."""
 
         def work(turn: Turn) -> dict[str, Tensor]:
             sizes = check_feeds(self.pipeline.manifest.inputs, feeds)
@@ -167,12 +166,6 @@ class Serving:
                 queue_wait_ms=1000 * sum(waits_s),
                 outcome=outcome,
             )
-
-
-def _finite(result: Result) -> bool:
-    if isinstance(result, Embedding):
-        return bool(np.isfinite(result.vector).all())
-    return all(math.isfinite(score) for _, score in result.scores)
 
 
 def _check_rows(rows: int) -> None:

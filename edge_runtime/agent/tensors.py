@@ -36,19 +36,20 @@ MAX_TENSORS = 64
 MAX_TEXTS = 64
 
 
-def read_texts(f: Fields) -> tuple[str, ...]:
+def read_strings(f: Fields) -> tuple[str, ...]:
     """A BYTES tensor of shape [n] or [n, 1], 1 <= n <= MAX_TEXTS.
 
     Raises:
         InputError: another type or shape, or an element that is no string.
     """
     datatype, shape = _declared(f)
+    name = f.text("name")
     if datatype != "bytes":
-        raise InputError(f"{f.where}: text must be of datatype BYTES, found {_NAMES[datatype]}")
+        raise InputError(f"{f.where}: {name} must be of datatype BYTES, found {_NAMES[datatype]}")
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
-        raise InputError(f"{f.where}: text must have the shape [n] or [n, 1], found {shape}")
+        raise InputError(f"{f.where}: {name} must have the shape [n] or [n, 1], found {shape}")
     if not 1 <= shape[0] <= MAX_TEXTS:
-        raise InputError(f"{f.where}: {shape[0]} texts, expected 1..{MAX_TEXTS}")
+        raise InputError(f"{f.where}: {shape[0]} of {name}, expected 1..{MAX_TEXTS}")
     texts = _flat(f.items("data", max_items=MAX_TEXTS))
     for index, text in enumerate(texts):
         if not isinstance(text, str):
@@ -66,7 +67,7 @@ def read_tensor(f: Fields) -> Tensor:
     """
     datatype, shape = _declared(f)
     if datatype == "bytes":
-        raise InputError(f"{f.where}: datatype BYTES is for the input text only")
+        raise InputError(f"{f.where}: datatype BYTES is for the task's own inputs only")
     wanted = np.dtype(datatype)
     data = f.items("data", max_items=1 << 24)
     _check_numbers(f, data, _NAMES[datatype])

@@ -34,6 +34,7 @@ from edge_runtime.bundle.verify import verify
 from edge_runtime.errors import DeviceError, EdgeError, InputError
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.inference.selftest import first_passing
+from edge_runtime.inference.tasks.sent import raw_of
 from edge_runtime.messages.fleet import MAX_REQUEST_BYTES
 from edge_runtime.messages.worker import (
     Answer,
@@ -203,7 +204,9 @@ class Worker:
 
     def _answer(self, ask: Ask) -> Answer:
         try:
-            results = self._serving.texts(ask.texts) if ask.texts else []
+            takes = self._serving.pipeline.takes
+            raws = [raw_of(value, takes) for value in ask.inputs]
+            results = self._serving.answers(raws) if raws else []
             return Answer(ask.id, tuple(result.as_json() for result in results))
         except EdgeError as reason:
             return Answer(ask.id, error=str(reason))

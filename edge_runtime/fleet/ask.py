@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
 
 from edge_runtime.errors import EdgeError, InputError, TransferError, UntrustedError
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.inventory import read_devices
+from edge_runtime.fleet.question import Question
 from edge_runtime.messages.fleet import (
     MAX_MESSAGE_BYTES,
     InferRequest,
@@ -17,24 +17,25 @@ from edge_runtime.messages.fleet import (
 )
 
 
-def ask(connection: Connection, device: str, texts: Sequence[str], timeout_s: float) -> InferResult:
-    """What `device` answers to `texts`: one result for each, or its one sentence why not.
+def ask(connection: Connection, device: str, asked: Question, timeout_s: float) -> InferResult:
+    """What `device` answers to what is `asked`: one result for each input, or why there is none.
 
     Raises:
-        InputError: not a device id, no text, or more than one message carries; nothing was sent.
+        InputError: not a device id, no input, or more than one message carries; nothing was sent.
         TransferError: no answer in time; says whether the device is there at all.
-        UntrustedError: the answer cannot be read, or is not one result for each text.
+        UntrustedError: the answer cannot be read, or is not one result for each input.
     """
     topics = connection.topics
     request = secrets.token_hex(8)
     try:
-        question = to_bytes(InferRequest(tuple(texts)))
+        question = to_bytes(InferRequest(asked.inputs))
     except UnicodeEncodeError:
         raise InputError("question: a text is not valid Unicode") from None
-    if not texts or len(question) > MAX_MESSAGE_BYTES:
+    count = len(asked.inputs)
+    if not count or len(question) > asked.max_bytes:
         raise InputError(
-            f"question: {len(texts)} texts in {len(question)} bytes, expected at least one text "
-            f"and at most {MAX_MESSAGE_BYTES} bytes"
+            f"question: {count} inputs in {len(question)} bytes, expected at least one "
+            f"and at most {asked.max_bytes} bytes"
         )
     try:
         InferRequest.from_bytes(question)
@@ -48,16 +49,21 @@ def ask(connection: Connection, device: str, texts: Sequence[str], timeout_s: fl
     while (left_s := deadline_s - time.monotonic()) > 0:
         message = connection.receive(min(left_s, 1.0))
         if message is not None and message.topic == answer:
-            return _result(message.payload, device, len(texts))
+            return _result(message.payload, device, count)
     why = _why(connection, device)
+    if len(question) > MAX_MESSAGE_BYTES:
+        why += (
+            f"; the question has {len(question)} bytes, and some brokers throw away what has more "
+            f"than {MAX_MESSAGE_BYTES}"
+        )
     raise TransferError(f"device {device}: no answer within {timeout_s:g} s; {why}")
 
 
-def _result(payload: bytes, device: str, texts: int) -> InferResult:
+def _result(payload: bytes, device: str, inputs: int) -> InferResult:
     result = InferResult.from_bytes(payload)
-    if not result.error and len(result.results) != texts:
+    if not result.error and len(result.results) != inputs:
         raise UntrustedError(
-            f"device {device}: answered with {len(result.results)} results for {texts} texts"
+            f"device {device}: answered with {len(result.results)} results for {inputs} inputs"
         )
     return result
 

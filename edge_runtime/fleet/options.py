@@ -37,7 +37,7 @@ examples:
   edge-fleet watch --device press-7
       what it says, as it says it
   edge-fleet ask press-7 "A small and fast web server"
-      ask its model a question over the broker
+      ask its model a question over the broker; --file photo.jpg asks about a picture
 
 devices that trust signatures only:
   edge-fleet init --broker mqtts://broker.example --passphrase-file pass
@@ -330,12 +330,39 @@ def _ask(add: Add) -> None:
     verb = add(
         "ask",
         help="ask a device's model a question",
-        description="Send texts to the model that a device serves, over the broker, and print an\n"
-        "answer for each. --timeout is how long the device may take.",
+        description="Send texts, pictures, sounds or rows to the model that a device serves, over\n"
+        "the broker, and print an answer for each. A question is of one kind: the model's.\n"
+        "--timeout is how long the device may take.",
         epilog="examples:\n"
         '  edge-fleet ask press-7 "A small and fast web server"\n'
         '  edge-fleet ask press-7 "one text" "another text" --json\n'
-        '      {"device": "press-7", "results": [{"label": …, "score": …, …}, …]}',
+        '      {"device": "press-7", "results": [{"label": …, "score": …, …}, …]}\n'
+        "  edge-fleet ask gate-2 --file photo.jpg --file other.png\n"
+        "  edge-fleet ask hall-1 --file word.wav\n"
+        '  edge-fleet ask pump-3 --row \'{"heat": 71.5, "state": "on"}\'\n'
+        '  edge-fleet ask desk-4 --pair "Is it open today?" "We are closed on Sundays."\n\n'
+        "all files of a question together: at most 785,664 bytes, some 95,000 on brokers that\n"
+        "pass messages of 128 KiB only",
     )
     verb.add_argument("device", type=device_id, metavar="DEVICE", help="the device's id")
-    verb.add_argument("text", nargs="+", metavar="TEXT", help="what to classify or embed")
+    verb.add_argument("text", nargs="*", metavar="TEXT", help="what to classify or embed")
+    verb.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        metavar=("TEXT", "TEXT"),
+        help="two texts that belong together; repeatable",
+    )
+    verb.add_argument(
+        "--file",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a picture (JPEG, PNG) or a sound (WAV); repeatable",
+    )
+    verb.add_argument(
+        "--row",
+        action="append",
+        metavar="JSON",
+        help='a row, {"column": value, …} or a list, or a list of rows of a series; repeatable',
+    )

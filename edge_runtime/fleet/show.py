@@ -213,10 +213,10 @@ def _telemetry(said: Telemetry) -> str:
     return ", ".join([*words, f"up {said.uptime_s:.0f} s"])
 
 
-def answers(texts: Sequence[str], result: InferResult) -> list[str]:
-    """A line for each text: label, score and text; of another task, the result as JSON."""
+def answers(asked: Sequence[str], result: InferResult) -> list[str]:
+    """A line for each input: label, score and what was asked; of another task, JSON."""
     lines = []
-    for text, found in zip(texts, result.results, strict=True):
+    for text, found in zip(asked, result.results, strict=True):
         label, score = found.get("label"), found.get("score")
         if isinstance(label, str) and isinstance(score, (int, float)):
             lines.append(f"{plain(label)}\t{score:.3f}\t{plain(text, 72)}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from edge_runtime.bundle.archive import open_bundle
 from edge_runtime.errors import EdgeError
-from edge_runtime.fleet import rollout, show, talk
+from edge_runtime.fleet import question, rollout, show, talk
 from edge_runtime.fleet.ask import ask
 from edge_runtime.fleet.choice import choose
 from edge_runtime.fleet.inventory import read_devices, read_inventory
@@ -134,14 +134,29 @@ def _releases(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> int:
+    kinds = [
+        of(given)
+        for of, given in (
+            (question.of_texts, arguments.text),
+            (question.of_pairs, arguments.pair),
+            (question.of_files, arguments.file),
+            (question.of_rows, arguments.row),
+        )
+        if given
+    ]
+    if len(kinds) != 1:
+        raise UsageError(
+            "ask: expected TEXT, --pair, --file or --row, of one kind: a device has one model"
+        )
+    (asked,) = kinds
     with connected(arguments) as connection, talk.busy(f"asking {arguments.device}"):
-        result = ask(connection, arguments.device, arguments.text, arguments.timeout)
+        result = ask(connection, arguments.device, asked, arguments.timeout)
     if result.error:
         raise EdgeError(f"device {arguments.device}: {result.error}")
     if arguments.json:
         show.line(json_line({"device": arguments.device, "results": list(result.results)}))
     else:
-        show.line("\n".join(show.answers(arguments.text, result)))
+        show.line("\n".join(show.answers(asked.shown, result)))
     return 0
 
 

@@ -13,17 +13,21 @@ import numpy as np
 from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import UntrustedError
+from edge_runtime.fields import decode_json
 from edge_runtime.inference.backend import Tensor, one_line
+from edge_runtime.inference.tasks.results import Raw
+from edge_runtime.inference.tasks.table import declared_steps
 
+MAX_RAW_BYTES = 1 << 16
 MAX_NORM_RATIO = 2.0
 """Cosine does not see size: an output twice as long as the reference's, or half, is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One golden case. `raw` is its text, or None where the inputs are all there is."""
+    """One golden case. `raw` is what a client would send, None where inputs are all there is."""
 
-    raw: str | None
+    raw: Raw | None
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
 
@@ -40,6 +44,7 @@ def load_golden(bundle: VerifiedBundle) -> tuple[Case, ...]:
 
     manifest: Manifest = bundle.manifest
     golden = manifest.golden
+    takes = declared_steps(manifest).takes if golden.raw else ""
     where = f"bundle {manifest.name} {manifest.version}: {golden.file}"
     data = bundle.read(golden.file)
     try:
@@ -48,12 +53,25 @@ def load_golden(bundle: VerifiedBundle) -> tuple[Case, ...]:
         raise UntrustedError(f"{where} is not a safetensors file ({one_line(reason)})") from None
     return tuple(
         Case(
-            raw=golden.raw[index] if golden.raw else None,
+            raw=_raw(bundle, golden.raw[index], takes) if golden.raw else None,
             inputs=_named(tensors, index, [spec.name for spec in manifest.inputs], where),
             outputs=_named(tensors, index, [spec.name for spec in manifest.outputs], where),
         )
         for index in range(golden.cases)
     )
+
+
+def _raw(bundle: VerifiedBundle, written: str, takes: str) -> Raw:
+    """What the manifest's word for a raw input stands for: see docs/bundle-format.md.
+
+    A text is itself, two texts and rows are JSON, pictures and sound are files of the bundle.
+    """
+    if takes == "text":
+        return written
+    if takes in ("image", "audio"):
+        return bundle.read(written)
+    where = f"bundle {bundle.manifest.name} {bundle.manifest.version}: golden raw input"
+    return decode_json(written.encode(), max_bytes=MAX_RAW_BYTES, where=where, error=UntrustedError)
 
 
 def _named(

@@ -1,7 +1,8 @@
 """LiteRT, once TensorFlow Lite: the first of its three packages that is installed.
 
 Shapes are fixed, so a text model has one entry point (signature) per length and runs one row at
-a time; the signatures share the weights. The engine verifies little of what it loads and may
+a time; the signatures share the weights. A full-integer file is fed and answers in float32 where
+the manifest says so, see `integers`. The engine verifies little of what it loads and may
 abort the process on a hostile or foreign file: run it in a worker, and believe it only after the
 self-test.
 """
@@ -27,6 +28,7 @@ from edge_runtime.inference.backend import (
     merge_options,
     one_line,
 )
+from edge_runtime.inference.integers import FLOAT, Grid, border
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 
@@ -123,15 +125,24 @@ class LiteRtSession:
             runners = _runners(interpreter, variant)
             first = next(iter(runners.values()))
             inputs, outputs = first.get_input_details(), first.get_output_details()
+            # Entry points may differ in their scales.
+            self._enter = {
+                length: border(manifest.inputs, runner.get_input_details())
+                for length, runner in runners.items()
+            }
+            self._leave = {
+                length: border(manifest.outputs, runner.get_output_details())
+                for length, runner in runners.items()
+            }
         except (ValueError, RuntimeError) as reason:
             raise IncompatibleError(
                 f"variant {variant.id}: {variant.file} cannot be prepared ({one_line(reason)})"
             ) from None
         self.inputs: tuple[TensorSpec, ...] = agree(
-            variant, "inputs", manifest.inputs, _tensors(inputs), exactly=True
+            variant, "inputs", manifest.inputs, _tensors(inputs, self._enter), exactly=True
         )
         self.outputs: tuple[TensorSpec, ...] = agree(
-            variant, "outputs", manifest.outputs, _tensors(outputs), exactly=False
+            variant, "outputs", manifest.outputs, _tensors(outputs, self._leave), exactly=False
         )
         self._by_length = runners
         self.lengths: tuple[int, ...] = tuple(sorted(length for length in runners if length))
@@ -162,6 +173,8 @@ class LiteRtSession:
                     f"session of variant {self._variant}: no entry point for length {length}, "
                     f"there are {', '.join(map(str, self.lengths))}"
                 )
+            for name, grid in self._enter[length].items():
+                ready[name] = grid.quantize(name, ready[name])
             try:
                 values: dict[str, Tensor] = runner(**ready)
             except (RuntimeError, ValueError) as reason:
@@ -171,7 +184,11 @@ class LiteRtSession:
                         f"variant {self._variant}: the model refuses this input ({text})"
                     ) from None
                 raise DeviceError(f"variant {self._variant}: LiteRT failed ({text})") from None
-        return values
+        leave = self._leave[length]
+        return {
+            name: leave[name].dequantize(value) if name in leave else value
+            for name, value in values.items()
+        }
 
     def _new(self, text: str) -> str:
         """What the engine says now. It repeats all that it ever said, of others' inputs, too."""
@@ -217,10 +234,13 @@ def _runners(interpreter: Any, variant: Variant) -> dict[int, Any]:
     return runners
 
 
-def _tensors(details: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
-    """Dtype and rank by name."""
+def _tensors(
+    details: Mapping[str, Any], turned: Mapping[int, Mapping[str, Grid]]
+) -> dict[str, tuple[str, int]]:
+    """Dtype and rank by name, as they are on this side of the border."""
+    names = {name for grids in turned.values() for name in grids}
     return {
-        name: (np.dtype(tensor["dtype"]).name, len(tensor["shape"]))
+        name: (FLOAT if name in names else np.dtype(tensor["dtype"]).name, len(tensor["shape"]))
         for name, tensor in details.items()
     }
 

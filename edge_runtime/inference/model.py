@@ -6,26 +6,31 @@ signed yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 from edge_runtime.bundle.archive import open_bundle
 from edge_runtime.bundle.manifest import Manifest, Variant
 from edge_runtime.bundle.verify import verify
 from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.inference.backend import load_backend
+from edge_runtime.inference.microphone import Chunk
 from edge_runtime.inference.pipeline import Pipeline
-from edge_runtime.inference.tasks.results import Result
+from edge_runtime.inference.series import Placed, over_rows
+from edge_runtime.inference.streaming import Listening, sample_rate, stream_of
+from edge_runtime.inference.tasks.results import Raw, Result
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine, load_profile
 
 
 class Model:
-    """A loaded bundle. Call it with a text, or with a list of texts; from any thread.
+    """A loaded bundle. Call it with an input of its task, or with a list of them; from any thread.
 
+    What an input is, `takes` says: a text; two texts as a tuple; the bytes of a picture or a sound,
+    or its pixels or samples as an array; a row as a mapping, or as a tuple in the columns' order.
     Use it in a `with` block, or call `close`, to free the model early.
     """
 
@@ -33,26 +38,76 @@ class Model:
         self._pipeline = pipeline
 
     @overload
-    def __call__(self, text: str, /) -> Result: ...
+    def __call__(self, given: list[Any], /) -> list[Result]: ...
 
     @overload
-    def __call__(self, text: list[str] | tuple[str, ...], /) -> list[Result]: ...
+    def __call__(self, given: Any, /) -> Result: ...
 
-    def __call__(self, text: str | list[str] | tuple[str, ...], /) -> Result | list[Result]:
-        """The answer to a text, or the answers to a list of texts, in order.
+    def __call__(self, given: Any, /) -> Result | list[Result]:
+        """The answer to an input, or the answers to a list of inputs, in order.
 
         Raises:
-            InputError: no text and no list of texts, or a text that is too long or not valid
-                Unicode.
+            InputError: not what the task takes, or larger than the limits.
             DeviceError: the engine failed.
         """
-        if isinstance(text, str):
-            return self._pipeline((text,))[0]
-        given: object = text
-        if not isinstance(given, (list, tuple)):
-            found = "None" if given is None else type(given).__name__
-            raise InputError(f"expected a text or a list of texts, found {found}")
-        return self._pipeline(text)
+        if isinstance(given, list):
+            return self._pipeline(given)
+        return self._pipeline((given,))[0]
+
+    def listen(
+        self,
+        chunks: Iterable[Chunk],
+        *,
+        live: bool = False,
+        hop_ms: float | None = None,
+        smooth_ms: float | None = None,
+        threshold: float | None = None,
+        suppress_ms: float | None = None,
+        ignore: Sequence[str] | None = None,
+    ) -> Listening:
+        """Detections in a sound, as they come; what is not given is as the bundle says.
+
+        Args:
+            chunks: sound of one channel at `sample_rate`, of any size: 16-bit little-endian PCM,
+                int16 or float samples.
+            live: `chunks` does not wait. It is read on a thread of its own, and windows that the
+                model is too slow for are dropped and counted.
+            hop_ms, smooth_ms, threshold, suppress_ms, ignore: as the step `stream` has them.
+
+        Raises:
+            InputError: the task gives no labels to sounds, or an option is out of range.
+        """
+        given = {
+            "hop_ms": hop_ms,
+            "smooth_ms": smooth_ms,
+            "threshold": threshold,
+            "suppress_ms": suppress_ms,
+            "ignore": None if ignore is None else list(ignore),
+        }
+        changed = {name: value for name, value in given.items() if value is not None}
+        return Listening(self._pipeline, chunks, stream_of(self._pipeline, changed), live=live)
+
+    def slide(self, rows: Iterable[Raw], hop: int = 0) -> Iterator[Placed]:
+        """A result for every window over `rows` of a series, one every `hop` rows; 0: side by side.
+
+        Raises:
+            InputError: the task takes no series, a row is wrong, or there are too few.
+        """
+        return over_rows(self._pipeline, rows, hop)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples of a second of the sound that it takes.
+
+        Raises:
+            InputError: it takes something else.
+        """
+        return sample_rate(self._pipeline)
+
+    @property
+    def takes(self) -> str:
+        """What one input is: "text", "text-pair", "image", "audio", "row" or "tensors"."""
+        return self._pipeline.takes
 
     @property
     def manifest(self) -> Manifest:

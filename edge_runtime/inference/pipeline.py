@@ -1,9 +1,9 @@
 """A bundle's variant, ready to answer: preprocess, engine, postprocess, as the manifest declares.
 
-Two ways in. Texts, for the task's typed results; tensors, checked against the manifest's specs
-and run as they are. Both pad to a length that the engine has and cut what padding added, and both
-cut what was asked into runs of bounded size. It takes a VerifiedBundle and reads only through it,
-so no byte is parsed that was not verified.
+Two ways in. What the task takes (texts, pictures, sound, rows), for its typed results; tensors,
+checked against the manifest's specs and run as they are. Both pad to a length that the engine has
+and cut what padding added, and both cut what was asked into runs of bounded size. It takes a
+VerifiedBundle and reads only through it, so no byte is parsed that was not verified.
 
 A caller with others beside it gives a `Turn`: each run of the engine happens inside one.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -21,9 +22,9 @@ from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.inference.backend import Session, Tensor, load_backend
 from edge_runtime.inference.batching import fit, most_rows, pad, plan
-from edge_runtime.inference.tasks.results import Result
-from edge_runtime.inference.tasks.table import Steps, Task, declared_steps
-from edge_runtime.inference.tasks.tokenize import Tokenize, Tokens
+from edge_runtime.inference.tasks.items import Item, collate
+from edge_runtime.inference.tasks.results import FloatArray, Raw, Result
+from edge_runtime.inference.tasks.table import Reader, Steps, Task, declared_steps
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 
@@ -39,14 +40,17 @@ class Pipeline:
         manifest: Manifest,
         variant: Variant,
         steps: Steps,
-        tokenize: Tokenize,
+        reader: Reader,
         session: Session,
     ) -> None:
         self.manifest = manifest
         self.variant = variant
-        self._steps = steps
-        self._tokenize = tokenize
+        self.steps = steps
+        self._reader = reader
         self._session = session
+        # A model whose batch is fixed takes one row at a time, whatever the engine could.
+        free = any("batch" in spec.shape for spec in manifest.inputs)
+        self._max_batch = session.max_batch if free else 1
 
     @classmethod
     def open(
@@ -56,22 +60,18 @@ class Pipeline:
 
         Raises:
             IncompatibleError: unknown task, step, backend or option; engine not installed; a
-                model or a tokenizer that cannot be loaded.
+                model or a file of a step that cannot be loaded.
             UntrustedError: a file is not what was verified.
         """
         steps = declared_steps(bundle.manifest)
         backend = load_backend(variant.backend)
         session = backend.load(bundle.read(variant.file), bundle.manifest, variant, engine)
         try:
-            tokenize = Tokenize(
-                steps.tokenize,
-                bundle.read(steps.tokenize.file),
-                session.lengths[-1] if session.lengths else None,
-            )
+            reader = steps.open(bundle.read, session.lengths[-1] if session.lengths else None)
         except BaseException:
             session.close()
             raise
-        return cls(bundle.manifest, variant, steps, tokenize, session)
+        return cls(bundle.manifest, variant, steps, reader, session)
 
     @property
     def accelerator(self) -> Accelerator:
@@ -81,63 +81,109 @@ class Pipeline:
     @property
     def task(self) -> Task:
         """What goes in and comes out, as clients see it; the tensors are in the manifest."""
-        return self._steps.task
+        return self.steps.task
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Token counts that the engine has entry points for; () where all run."""
         return self._session.lengths
 
-    def tokens(self, text: str) -> Tokens:
-        """`text` as the model will see it.
+    @property
+    def takes(self) -> str:
+        """What one input is, a key of `tasks.table.INPUTS`."""
+        return self.steps.takes
+
+    def read(self, raw: Raw) -> Item:
+        """One input as the model will see it.
 
         Raises:
             InputError: as for a call.
         """
-        return self._tokenize(text)
+        return self._reader(raw)
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest text; what is longer was cut."""
-        return self._tokenize.max_length
+        """Tokens of the longest text; what is longer was cut. 0 where the task has none."""
+        return self._reader.max_length
 
-    def __call__(self, texts: Sequence[str], turn: Turn = nullcontext) -> list[Result]:
-        """One result for each text, in order; like lengths share a run where the engine may.
+    def __call__(self, raws: Sequence[Raw], turn: Turn = nullcontext) -> list[Result]:
+        """One result for each input, in order; like lengths share a run where the engine may.
 
         Raises:
-            InputError: a text is no string, too long or not valid Unicode; says which.
-            DeviceError: the engine failed, or refuses what the tokenizer made of a text.
+            InputError: one is not what the task takes, or larger than the limits; says which.
+            DeviceError: the engine failed, or refuses what the steps made of an input.
         """
-        if isinstance(texts, str):
-            raise RuntimeError("a pipeline takes a list of texts, not one text")
-        if len(texts) == 1:
-            row = self._tokenize(texts[0])
-            return self._answer([row], turn)
-        rows = []
-        for index, text in enumerate(texts):
+        if isinstance(raws, (str, bytes)):
+            raise RuntimeError("a pipeline takes a list of inputs, not one")
+        if self.steps.takes == "tensors":
+            raise InputError(f"task {self.task.name}: takes the model's own tensors only")
+        if self.steps.hop:
+            return self._whole(raws, turn)
+        if len(raws) == 1:
+            item = self._reader(raws[0])
+            return self._answer([item], turn)
+        items = []
+        for index, raw in enumerate(raws):
             try:
-                rows.append(self._tokenize(text))
+                items.append(self._reader(raw))
             except InputError as reason:
-                raise InputError(f"text {index} of {len(texts)}: {reason}") from None
+                raise self._named(index, raws, reason) from None
         results: dict[int, Result] = {}
-        sizes = [len(row.ids) for row in rows]
-        for indexes, _ in plan(sizes, self._session.lengths, self._session.max_batch):
-            answers = self._answer([rows[index] for index in indexes], turn)
+        sizes = [item.length for item in items]
+        for indexes, _ in plan(sizes, self._session.lengths, self._max_batch):
+            answers = self._answer([items[index] for index in indexes], turn)
             results.update(zip(indexes, answers, strict=True))
-        return [results[index] for index in range(len(rows))]
+        return [results[index] for index in range(len(items))]
 
-    def _answer(self, rows: list[Tokens], turn: Turn) -> list[Result]:
-        """Results of `rows`, which go through the engine in one run."""
-        longest = max(len(row.ids) for row in rows)
+    def numbers(self, raw: Raw, turn: Turn = nullcontext) -> FloatArray:
+        """What the model says of one input before the last step makes a result of it.
+
+        Raises:
+            InputError, DeviceError: as a call.
+        """
+        values, _ = self._through([self._reader(raw)], turn)
+        numbers: FloatArray = self.steps.numbers(values, 1)[0]
+        return numbers
+
+    def _whole(self, raws: Sequence[Raw], turn: Turn) -> list[Result]:
+        """One result for each input, of all its windows; a few windows are read at a time."""
+        results = []
+        most = most_rows(1, self._max_batch)
+        for index, raw in enumerate(raws):
+            parts: list[Result] = []
+            try:
+                windows = self._reader.windows(raw, self.steps.hop)
+                while items := list(islice(windows, most)):
+                    parts += self._answer(items, turn)
+            except InputError as reason:
+                raise self._named(index, raws, reason) from None
+            results.append(self.steps.whole(parts))
+        return results
+
+    def _named(self, index: int, raws: Sequence[Raw], reason: InputError) -> InputError:
+        """`reason` with the input that it is about, where there are several."""
+        where = f"{self.steps.takes} {index} of {len(raws)}: " if len(raws) > 1 else ""
+        return InputError(f"{where}{reason}")
+
+    def _answer(self, items: list[Item], turn: Turn) -> list[Result]:
+        """Results of `items`, which go through the engine in one run."""
+        values, feeds = self._through(items, turn)
+        return self.steps.results(values, feeds, items)
+
+    def _through(
+        self, items: list[Item], turn: Turn
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The model's outputs for `items`, and what it was fed, in one run."""
+        longest = max(item.length for item in items)
         length = fit(longest, self._session.lengths) or longest
-        feeds = self._tokenize.feeds(rows, length)
+        feeds = collate(self.manifest.inputs, items, length, self._reader.fills)
         try:
             with turn():
                 values = self._session.run(feeds)
         except InputError as reason:
-            # The bundle's own tokenizer made these numbers: nothing was asked wrongly.
+            # The bundle's own steps made these numbers: nothing was asked wrongly.
             raise DeviceError(str(reason)) from None
-        return self._steps.results(values, [row.truncated for row in rows])
+        return values, feeds
 
     def run(self, feeds: Mapping[str, Tensor], turn: Turn = nullcontext) -> dict[str, Tensor]:
         """The model's outputs for tensors that match the manifest's inputs; no steps are applied.
@@ -148,8 +194,7 @@ class Pipeline:
             DeviceError: the engine failed.
         """
         sizes = check_feeds(self.manifest.inputs, feeds)
-        if "input_ids" in feeds:
-            self._tokenize.check_ids(np.asarray(feeds["input_ids"]))
+        self._reader.check(feeds)
         length = sizes.get("sequence", 0)
         padded = fit(length, self._session.lengths) if length else length
         if padded is None:
@@ -158,7 +203,7 @@ class Pipeline:
                 f"{self._session.lengths[-1]}"
             )
         batch = sizes.get("batch", 1)
-        most = most_rows(padded, self._session.max_batch)
+        most = most_rows(padded, self._max_batch)
         parts = []
         for at in range(0, batch, most):
             rows = self._rows(feeds, at, at + most) if batch > most else feeds
@@ -179,7 +224,7 @@ class Pipeline:
     def _grown(self, spec: TensorSpec, value: Tensor, length: int) -> Tensor:
         if "sequence" not in spec.shape:
             return value
-        fill = self._steps.tokenize.pad_id if spec.name == "input_ids" else 0
+        fill = self._reader.fills.get(spec.name, 0)
         return pad(value, spec.shape.index("sequence"), length, fill)
 
     def _rows(self, feeds: Mapping[str, Tensor], first: int, last: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ One function for the host that makes a bundle and the device that is about to se
 in this order, and stops at the first that fails:
 
 1. accelerator: what was asked for is what runs;
-2. tokenizer: the raw golden texts give the golden token ids, and no more than a text may have;
+2. steps: the raw golden inputs give the golden tensors, and no more tokens than a text may have;
 3. numbers: every golden case is finite, of the right shape, and at or above the tolerance's floor;
 4. latency: the 95th percentile of whole answers is within the budget;
 5. memory: the resident set of this process is within the budget.
@@ -34,6 +34,8 @@ from edge_runtime.profile import Budget, Engine
 WARM_UPS = 2
 RUNS = 100
 MIN_RUNS = 5
+MAX_STEP_GAP = 0.02
+"""Mean difference of what the steps make from the host's, in standard deviations."""
 MAX_REASON = 2000
 TIMING_S = 1.5
 """Timing ends after RUNS answers, or after this long once there are MIN_RUNS."""
@@ -83,11 +85,11 @@ def _check(pipeline: Pipeline, cases: Sequence[Case], budget: Budget | None, fou
     # 1. accelerator
     if pipeline.accelerator.degraded:
         return pipeline.accelerator.degraded
-    # 2. tokenizer
+    # 2. steps
     for index, case in enumerate(cases):
         if reason := _too_long(pipeline, case):
             return f"golden case {index}: {reason}"
-        if case.raw is not None and (reason := _tokens_differ(pipeline, case)):
+        if case.raw is not None and (reason := _steps_differ(pipeline, case)):
             return f"golden case {index}: {reason}"
     # 3. numbers
     if reason := _numbers(pipeline, cases, found):
@@ -121,18 +123,32 @@ def _too_long(pipeline: Pipeline, case: Case) -> str:
     return ""
 
 
-def _tokens_differ(pipeline: Pipeline, case: Case) -> str:
-    """How the tokenizer's ids differ from the golden ones, or nothing."""
-    expected = case.inputs["input_ids"].ravel()
-    if "attention_mask" in case.inputs:
-        expected = expected[case.inputs["attention_mask"].ravel() != 0]
-    tokens = pipeline.tokens(case.raw or "").ids
-    if tokens == expected.tolist():
-        return ""
-    return (
-        f"the tokenizer gives {len(tokens)} tokens {tokens[:8]}…, "
-        f"expected {expected.size} tokens {expected[:8].tolist()}…"
-    )
+def _steps_differ(pipeline: Pipeline, case: Case) -> str:
+    """How the tensors that the steps make differ from the golden ones, or nothing.
+
+    Whole numbers must be the same; others may differ as decoders of pictures do.
+    """
+    found = pipeline.read(case.raw)
+    for spec in pipeline.manifest.inputs:
+        expected = case.inputs[spec.name][0]
+        if "sequence" in spec.shape and "attention_mask" in case.inputs:
+            expected = expected[case.inputs["attention_mask"][0] != 0]
+        made = found.tensors[spec.name]
+        if made.shape != expected.shape:
+            return f"{spec.name} has the shape {list(made.shape)}, expected {list(expected.shape)}"
+        gap = np.abs(made.astype(np.float64) - expected.astype(np.float64))
+        if made.dtype.kind != "f" and gap.any():
+            return (
+                f"the tokenizer gives {made.size} tokens {made[:8].tolist()}…, "
+                f"expected {expected[:8].tolist()}…"
+            )
+        spread = max(float(expected.std()), 1e-6)
+        if gap.size and float(gap.mean()) > MAX_STEP_GAP * spread:
+            return (
+                f"the steps give another {spec.name}: the mean difference is {gap.mean():.3g}, "
+                f"at most {MAX_STEP_GAP * spread:.3g} is expected"
+            )
+    return ""
 
 
 def _numbers(pipeline: Pipeline, cases: Sequence[Case], found: _Found) -> str:

@@ -20,6 +20,7 @@ from edge_runtime.fields import Fields, Json, decode_json, encode_json
 FORMAT = 1
 MAX_MESSAGE_BYTES = 128 << 10
 MAX_REQUEST_BYTES = 1 << 20
+MAX_INPUTS = 64
 
 
 def open_message(data: bytes, where: str, max_bytes: int = MAX_MESSAGE_BYTES) -> Fields:
@@ -370,20 +371,23 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """Texts to classify or embed, over MQTT."""
+    """What a device's model is to answer, over MQTT: texts, or whatever else its task takes.
 
-    texts: tuple[str, ...]
+    Each input is as `edge_runtime.inference.tasks.sent` reads it; only the device knows its task.
+    """
+
+    inputs: tuple[Json, ...]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> InferRequest:
         """Of an `infer/<request>`."""
         f = open_message(data, "infer request", MAX_REQUEST_BYTES)
-        return cls(texts=f.texts("texts", max_items=64, max_len=1 << 16))
+        return cls(inputs=tuple(f.items("inputs", max_items=MAX_INPUTS)))
 
 
 @dataclass(frozen=True, slots=True)
 class InferResult:
-    """The answers, one for each text, or the one sentence that says why there are none."""
+    """The answers, one for each input, or the one sentence that says why there are none."""
 
     results: tuple[Mapping[str, Json], ...] = ()
     error: str = ""

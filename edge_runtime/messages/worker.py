@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from edge_runtime.errors import InputError, UntrustedError
 from edge_runtime.fields import Fields, Json, decode_json, encode_json
-from edge_runtime.messages.fleet import Accelerator
+from edge_runtime.messages.fleet import MAX_INPUTS, Accelerator
 
 MAX_FRAME_BYTES = 4 << 20
 MAX_GIVEN_BYTES = 2 << 20
@@ -91,10 +91,10 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Supervisor to worker: answer these texts (they came over MQTT)."""
+    """Supervisor to worker: answer these inputs (they came over MQTT)."""
 
     id: str
-    texts: tuple[str, ...]
+    inputs: tuple[Json, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def _from_body(body: bytes) -> Frame:
                 work=f.mapping("work"),
             )
         case "Ask":
-            return Ask(f.text("id"), f.texts("texts", max_items=64, max_len=1 << 16))
+            return Ask(f.text("id"), tuple(f.items("inputs", max_items=MAX_INPUTS)))
         case "Answer":
             return Answer(
                 id=f.text("id"),

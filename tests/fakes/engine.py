@@ -99,7 +99,7 @@ def fake_golden() -> dict[str, Tensor]:
     tokenize = Tokenize(options, (FIXTURE / "tokenizer.json").read_bytes())
     tensors: dict[str, Tensor] = {}
     for index, text in enumerate(TEXTS):
-        ids = np.array([tokenize(text).ids])
+        ids = tokenize(text).tensors["input_ids"][None]
         tensors[f"{index}.input_ids"] = ids
         tensors[f"{index}.attention_mask"] = np.ones_like(ids)
         tensors[f"{index}.logits"] = WEIGHTS[ids].mean(axis=1)

@@ -140,7 +140,7 @@ class FakeDevice:
             return
         asked = InferRequest.from_bytes(message.payload)
         results: tuple[dict[str, Json], ...] = tuple(
-            {"label": "mail", "score": 0.9, "text": text} for text in asked.texts
+            {"label": "mail", "score": 0.9, "text": text} for text in asked.inputs
         )
         payload = self._answer(asked) if self._answer else to_bytes(InferResult(results))
         if payload is not None:

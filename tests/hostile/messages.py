@@ -19,7 +19,7 @@ REQUIRED = {
     "online": ("online",),
     "telemetry": ("boot_id", "sequence", "time_s", "uptime_s", "requests", "latency"),
     "event": ("boot_id", "sequence", "time_s", "kind", "text"),
-    "inferrequest": ("texts",),
+    "inferrequest": ("inputs",),
     "inferresult": (),
 }
 DIGEST = "ab" * 32
@@ -96,10 +96,8 @@ def _specific() -> Iterator[Attack]:
     yield _set("telemetry", "sequence", 10**200, "sequence is an integer of")
     yield _set("event", "kind", "k" * 300, "300 characters")
     yield _set("event", "details", 7, "must be an object")
-    yield _set("inferrequest", "texts", ["a"] * 65, "65 entries")
-    yield _set("inferrequest", "texts", ["a" * 65537], "must be a string of at most")
-    yield _set("inferrequest", "texts", [1], "must be a string")
-    yield _set("inferrequest", "texts", "abc", "must be a list")
+    yield _set("inferrequest", "inputs", ["a"] * 65, "65 entries")
+    yield _set("inferrequest", "inputs", "abc", "must be a list")
     yield _set("inferresult", "results", [1], "expected an object")
     yield _set("inferresult", "results", [{}] * 65, "65 entries")
 
@@ -174,7 +172,7 @@ def _frames() -> Iterator[Attack]:
         ("reports as text", {"kind": "Refused", "reason": "x", "reports": "x"}, "must be a list"),
         ("a reason that is none", {"kind": "Refused", "reason": 5}, "must be a string"),
         ("a count below 0", {"kind": "Heartbeat", "requests": -1, "errors": 0}, "requests is -1"),
-        ("65 texts", {"kind": "Ask", "id": "1", "texts": ["x"] * 65}, "65 entries"),
+        ("65 inputs", {"kind": "Ask", "id": "1", "inputs": ["x"] * 65}, "65 entries"),
         ("an id without end", {"kind": "Answer", "id": "x" * 300}, "300 characters"),
         ("results of numbers", {"kind": "Answer", "id": "1", "results": [1]}, "an object"),
         ("more than may be given", {"kind": "Need", "name": "x", "max_bytes": 1 << 40}, "is"),

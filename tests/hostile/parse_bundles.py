@@ -199,5 +199,5 @@ def tokenizer(data: bytes) -> object:
     options = TokenizeOptions("tokenizer.json", 16, 4096, 0, ("input_ids", "attention_mask"))
     tokenize = Tokenize(options, data)
     rows = [tokenize("a fast web server"), tokenize("e\u0301 \0 \U0001f600 " + "x" * 100)]
-    demand(all(0 < len(row.ids) <= 16 for row in rows), "a row has as many tokens as it may")
-    return tokenize.feeds(rows, 16)
+    demand(all(0 < row.length <= 16 for row in rows), "a row has as many tokens as it may")
+    return rows

@@ -6,7 +6,7 @@ import dataclasses
 import io
 
 from edge_runtime.bundle.files import sha256_hex
-from edge_runtime.errors import EdgeError
+from edge_runtime.errors import EdgeError, InputError
 from tests.hostile.promises import check_sentence, demand, scratch
 
 
@@ -57,9 +57,31 @@ def source_url(data: bytes) -> object:
 
 def infer_lines(data: bytes) -> object:
     """The lines that `edge-agent infer` answers."""
-    from edge_runtime.agent.infer import texts
+    from edge_runtime.agent.infer import values
 
-    return list(texts(io.BytesIO(data), "-"))
+    return list(values(io.BytesIO(data), "-"))
+
+
+def picture(data: bytes) -> object:
+    """A picture as a client sends it."""
+    from edge_runtime.fields import Fields
+    from edge_runtime.inference.tasks.image import DecodeImage
+
+    decode = DecodeImage.parse(Fields({"max_pixels": 1 << 16}, "step", InputError))
+    found = decode(data)
+    demand(found.pixels.size <= 3 << 16, "no more pixels than are allowed are decoded")
+    return found
+
+
+def sound(data: bytes) -> object:
+    """A WAV file as a client sends it."""
+    from edge_runtime.fields import Fields
+    from edge_runtime.inference.tasks.audio import DecodeAudio
+
+    decode = DecodeAudio.parse(Fields({"sample_rate": 8000, "max_seconds": 1}, "step", InputError))
+    found = decode(data)
+    demand(0 < found.values.size <= 8000, "no more sound than is allowed")
+    return found
 
 
 def install(data: bytes) -> object:

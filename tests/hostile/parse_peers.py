@@ -22,16 +22,15 @@ def api() -> Any:
     from edge_runtime.agent.serving import Serving
     from edge_runtime.inference.pipeline import Pipeline
     from edge_runtime.inference.tasks.table import declared_steps
-    from edge_runtime.inference.tasks.tokenize import Tokenize
     from edge_runtime.telemetry import Metrics
     from tests.fakes.engine import FakeSession, fake_bundle
 
     bundle = fake_bundle(scratch("api"))
     steps, variant = declared_steps(bundle.manifest), bundle.manifest.variants[0]
-    tokenize = Tokenize(steps.tokenize, bundle.read(steps.tokenize.file))
+    reader = steps.open(bundle.read, None)
     session: Any = FakeSession(bundle.manifest, variant)
     session.shapes = _Nothing()
-    pipeline = Pipeline(bundle.manifest, variant, steps, tokenize, session)
+    pipeline = Pipeline(bundle.manifest, variant, steps, reader, session)
     return OpenInference(Serving(pipeline, 8, Metrics()), "1", 4 << 20)
 
 

@@ -41,6 +41,8 @@ PARSERS: dict[str, Parser] = {
     "broker-url": parse_files.broker_url,
     "source-url": parse_files.source_url,
     "infer-lines": parse_files.infer_lines,
+    "picture": parse_files.picture,
+    "sound": parse_files.sound,
     "fleet-settings": parse_files.fleet_settings,
     "certificates": parse_files.certificates,
     "install": parse_files.install,

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -244,6 +246,35 @@ RECORD = Record(
 FLOOR = {"format": 1, "time_s": 1.8e9, "keys": ["a"], "boot_id": "b", "uptime_s": 7.0}
 
 
+def _pictures() -> Examples:
+    from PIL import Image
+
+    made = {}
+    for name, mode in (("png", "RGB"), ("png", "P"), ("png", "LA"), ("jpeg", "RGB"), ("jpeg", "L")):
+        file = io.BytesIO()
+        Image.linear_gradient("L").resize((24, 16)).convert(mode).save(file, name)
+        made[f"{name}-{mode.lower()}"] = file.getvalue()
+    return made
+
+
+def wav(data: bytes, *, tag: int = 1, channels: int = 1, bits: int = 16, rate: int = 8000) -> bytes:
+    """A RIFF WAVE file of these samples."""
+    wide = channels * bits // 8
+    form = struct.pack("<HHIIHH", tag, channels, rate, rate * wide, wide, bits)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    body += b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _sounds() -> Examples:
+    return {
+        "pcm16": wav(bytes(range(64))),
+        "pcm8-stereo": wav(bytes(range(32)), channels=2, bits=8),
+        "pcm24": wav(bytes(range(48)), bits=24),
+        "float": wav(struct.pack("<4f", 0.0, 0.5, -0.5, 1.0), tag=3, bits=32),
+    }
+
+
 def varint(value: int) -> bytes:
     """As protobuf writes a number."""
     out = bytearray()
@@ -462,6 +493,8 @@ EXAMPLES: Mapping[str, Callable[[], Examples]] = {
         "https://mirror.example/edge", "file:///media/usb/edge", "http://127.0.0.1:8000/",
         "https://[::1]:8443/a/b", "//b.example/x?sig=1", "../other",
     ),
+    "picture": _pictures,
+    "sound": _sounds,
     "infer-lines": _numbered('"a"\n{"text": "b", "id": 1}\n\n', '{"text": "ü"}'),
     "fleet-settings": lambda: {"fleet": FLEET.encode()},
     "certificates": lambda: {"two": json.dumps(ISSUED).encode()},

@@ -120,7 +120,7 @@ def test_health_and_metadata_follow_the_protocol(device: Agent) -> None:
         ({"inputs": [{**TEXT, "datatype": "INT8"}]}, "must be of datatype BYTES"),
         ({"inputs": [{**TEXT, "shape": [2]}]}, "means 2 values, data holds 1"),
         ({"inputs": [{**TEXT, "shape": [1, 2]}]}, "shape [n]"),
-        ({"inputs": [{**TEXT, "shape": [0], "data": []}]}, "0 texts"),
+        ({"inputs": [{**TEXT, "shape": [0], "data": []}]}, "0 of text"),
         ({"inputs": [{**TEXT, "shape": [-1]}]}, "must hold sizes"),
         ({"inputs": [{**TEXT, "data": [5]}]}, "data[0] must be a string, found 5"),
         ({"inputs": [{**IDS, "data": [2, 9, 4_000]}, MASK]}, "holds 4000, which is no token"),

@@ -206,16 +206,16 @@ def test_a_bundle_that_nobody_has_stalls_and_can_be_called_off(place: Place) -> 
         (b"{", "not valid JSON"),
         (b"\x00\x01\x02", "not valid JSON"),
         (b"[1]", "expected an object"),
-        (b"{}", "texts is missing"),
-        (b'{"texts":"mail"}', "texts must be a list"),
-        (b'{"texts":[1]}', "texts[0] must be a string"),
-        (b'{"texts":[null]}', "texts[0] must be a string"),
-        (b'{"texts":["\\ud800"]}', "not valid JSON"),
-        (b'{"texts":[]}', "0 entries"),
-        (json.dumps({"texts": ["x"] * 65}).encode(), "65 entries"),
-        (json.dumps({"texts": ["x" * 5000]}).encode(), "4096"),
-        (json.dumps({"texts": ["x" * 70_000]}).encode(), "at most 65536 characters"),
-        (b'{"format":2,"texts":["x"]}', "format 2"),
+        (b"{}", "inputs is missing"),
+        (b'{"inputs":"mail"}', "inputs must be a list"),
+        (b'{"inputs":[1]}', "text: expected a string"),
+        (b'{"inputs":[null]}', "text: expected a string"),
+        (b'{"inputs":["\\ud800"]}', "not valid JSON"),
+        (b'{"inputs":[]}', "0 entries"),
+        (json.dumps({"inputs": ["x"] * 65}).encode(), "65 entries"),
+        (json.dumps({"inputs": ["x" * 5000]}).encode(), "4096"),
+        (json.dumps({"inputs": ["x" * 70_000]}).encode(), "at most 4096 are accepted"),
+        (b'{"format":2,"inputs":["x"]}', "format 2"),
         (b" " * (MAX_REQUEST_BYTES + 1), f"at most {MAX_REQUEST_BYTES} are accepted"),
     ],
 )
@@ -274,7 +274,7 @@ def test_no_response_topic_makes_a_device_steer_the_fleet(
     place: Place, spy: list[Message], topic: str
 ) -> None:
     name, where = f"steer{time.monotonic_ns()}", f"{TOPICS.prefix}/{topic}"
-    place.put(TOPICS.infer(DEVICE, name), b'{"texts":["mail"]}', response_topic=where)
+    place.put(TOPICS.infer(DEVICE, name), b'{"inputs":["mail"]}', response_topic=where)
     answer: InferResult = wait_for("an answer", lambda: place.op.answers.get(name), 20)
     sentence(answer.error, "is not allowed")
     place.check()
@@ -286,7 +286,7 @@ def test_a_response_topic_elsewhere_gets_the_answer_with_its_correlation(
 ) -> None:
     place.put(
         TOPICS.infer(DEVICE, "r7"),
-        b'{"texts":["mail"]}',
+        b'{"inputs":["mail"]}',
         response_topic="my/answers",
         correlation=b"\x00\xff7",
     )
@@ -320,7 +320,7 @@ def test_a_flood_of_requests_is_bounded_and_ends(place: Place) -> None:
     pid = place.agent.process.pid
     for number in range(1000):
         place.op.link.publish(
-            TOPICS.infer(DEVICE, f"flood{number}"), b'{"texts":["mail"]}', qos=0, wait_s=10
+            TOPICS.infer(DEVICE, f"flood{number}"), b'{"inputs":["mail"]}', qos=0, wait_s=10
         )
     for _ in range(100):
         place.op.link.publish(TOPICS.infer(DEVICE, "large"), b"x" * (900 << 10), qos=0, wait_s=10)

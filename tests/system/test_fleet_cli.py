@@ -27,6 +27,7 @@ from edge_runtime.messages.topics import Topics
 from tests.fakes.agents import DEVICE, agent, wait_for
 from tests.fakes.brokers import embedded, free_port, mosquitto
 from tests.fakes.bundles import write_bundle
+from tests.fakes.senses import colours, png, sound, tones, wav
 from tests.fakes.tiny import LABELS, tiny_folder, variant_json
 
 pytestmark = pytest.mark.system
@@ -150,6 +151,37 @@ def test_the_whole_way_from_a_bundle_to_an_answer(any_fleet: Fleet, tmp_path: Pa
     done = fleet("ask", DEVICE, "anyone?", "--timeout", "1")
     assert done.returncode == 1
     assert done.stderr == f"edge-fleet: device {DEVICE}: no answer within 1 s; it is offline\n"
+
+
+def test_a_device_is_asked_about_pictures_and_sounds(fleet: Fleet, tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    files = {"red.png": png((250, 0, 0)), "blue.png": png((0, 0, 250), size=400),
+             "low.wav": wav(sound(("low", 0.1))), "long.wav": wav(sound(("low", 9.0)))}  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+
+    def serving(name: str) -> list[Any]:
+        devices = fleet.json("status")["devices"]
+        return [d for d in devices if (d["reported"]["active"] or {}).get("name") == name]
+
+    def ask(*arguments: object) -> list[str]:
+        return [result["label"] for result in fleet.json("ask", DEVICE, *arguments)["results"]]
+
+    with agent(tmp_path / "a", broker=fleet.url, bundle=colours(tmp_path / "colours")):
+        wait_for("the device reports its bundle", lambda: serving("colours"))
+        pictures = ["--file", tmp_path / "red.png", "--file", tmp_path / "blue.png"]
+        assert ask(*pictures) == ["red", "blue"]
+        done = fleet("ask", DEVICE, "--file", tmp_path / "low.wav")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert f"edge-fleet: device {DEVICE}: " in done.stderr
+        assert "image: " in done.stderr
+    with agent(tmp_path / "b", broker=fleet.url, bundle=tones(tmp_path / "tones")):
+        wait_for("the device reports its bundle", lambda: serving("tones"))
+        assert ask("--file", tmp_path / "low.wav") == ["low"]
+        # More than 128 KiB in one message.
+        assert ask("--file", tmp_path / "long.wav") == ["low"]
+        done = fleet("ask", DEVICE, "mail server")
+        assert (done.returncode, "not base64" in done.stderr) == (1, True)
 
 
 def test_two_boards_are_served_side_by_side(any_fleet: Fleet, tmp_path: Path) -> None:

@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_runtime.agent.cli import main
 from edge_runtime.agent.state_folder import Hold
 from tests.fakes.operators import ESCAPES, clean
+from tests.fakes.senses import colours, meters, pcm, png, pumps, sound, tones, wav
 from tests.fakes.tiny import LABELS, tiny_folder, variant_json
 
 ROOT = Path(__file__).resolve().parents[2]
+SPEECH = sound(("", 0.5), ("low", 0.3), ("", 0.5), ("high", 0.3), ("", 0.3))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_infer_answers_strings_and_objects_line_by_line(
         ("foo", "expected a JSON string"),
         ('"open', "not valid JSON"),
         ('{"txt": "a"}', "text is missing"),
-        ('{"text": 5}', "text must be a string"),
+        ('{"text": 5}', "text: expected a string, found int"),
         ("5", "expected a JSON string"),
         (json.dumps("x" * 5000), "4096"),
         ('"\\ud800"', "not valid JSON"),
@@ -217,12 +223,21 @@ def test_run_refuses_what_it_cannot_be(tmp_path: Path, setting: str, says: str) 
 
 
 def test_usage_is_exit_code_2_and_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["fly"], ["run"], ["infer", "x"]):
+    for arguments in (
+        [],
+        ["fly"],
+        ["run"],
+        ["infer", "x"],
+        ["infer", "x", "--input", "-", "--hop", "0"],
+        ["listen", "x"],
+        ["listen", "x", "-", "--threshold", "1.1"],
+        ["listen", "x", "-", "--hop-ms", "nan"],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2
     capsys.readouterr()
-    for verb in ("run", "infer", "check"):
+    for verb in ("run", "infer", "listen", "check"):
         for arguments in (["--help"], [verb, "--help"]):
             with pytest.raises(SystemExit) as caught:
                 main(arguments)
@@ -233,3 +248,233 @@ def test_usage_is_exit_code_2_and_help_has_examples(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert (caught.value.code, capsys.readouterr().out.split()[0]) == (0, "edge-agent")
+
+
+# Pictures, sounds, rows.
+
+
+@pytest.fixture(scope="module")
+def senses(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles and of what they take."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("senses")
+    colours(folder / "colours")
+    tones(folder / "tones")
+    pumps(folder / "pumps", hop=40)
+    meters(folder / "meters")
+    meters(folder / "single", window=0)
+    (folder / "red.png").write_bytes(png((250, 10, 10)))
+    (folder / "speech.wav").write_bytes(wav(SPEECH))
+    (folder / "speech.raw").write_bytes(pcm(SPEECH))
+    (folder / "fast.wav").write_bytes(wav(SPEECH, 16_000))
+    lines = [f"{at},{60 if at == 5 else 30},{'on' if at % 2 else 'off'}\n" for at in range(9)]
+    (folder / "meters.csv").write_text("time,heat,state\n" + "".join(lines))
+    return folder
+
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(senses: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Said:
+    """(exit code, stdout, stderr) of a command line in the folder."""
+    monkeypatch.chdir(senses)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def lines_of(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_a_picture_is_answered_by_its_name_and_by_itself(say: Said, senses: Path) -> None:
+    pytest.importorskip("PIL")
+    assert say("infer", "colours", "--input", "red.png") == (0, "red\t1.000\tred.png\n", "")
+    (senses / "pictures.jsonl").write_text('"red.png"\n{"image": "red.png"}\n')
+    code, out, _ = say("infer", "colours", "--input", "pictures.jsonl", "--json")
+    assert (code, [one["label"] for one in lines_of(out)]) == (0, ["red", "red"])
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_runtime.agent.cli", "infer", str(senses / "colours"),
+         "--input", "-"],
+        input=png((0, 0, 255)), capture_output=True, timeout=60, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert done.stdout == b"blue\t1.000\tstdin\n"
+    (senses / "pictures.jsonl").write_text('"gone.png"\n')
+    assert say("infer", "colours", "--input", "pictures.jsonl") == (
+        1, "", "edge-agent: pictures.jsonl line 1: image gone.png: cannot be read "
+        "(No such file or directory)\n",
+    )  # fmt: skip
+
+
+def test_a_sound_is_answered_whole_and_by_windows(say: Said) -> None:
+    code, out, _ = say("infer", "pumps", "--input", "speech.wav")
+    assert (code, lines_of(out)[0]["anomalous"]) == (0, False)
+    code, out, _ = say("infer", "pumps", "--input", "speech.wav", "--hop", "100")
+    assert (code, len(lines_of(out)), lines_of(out)[1]["start"]) == (0, 19, 0.1)
+    code, out, _ = say("infer", "tones", "--input", "speech.wav", "--hop", "500")
+    assert (code, [line.split("\t")[0] for line in out.splitlines()]) == (
+        0, ["_silence_", "low", "_silence_", "high"],
+    )  # fmt: skip
+    assert out.splitlines()[1].endswith("\t0.5 to 0.6")
+    assert say("infer", "pumps", "--input", "fast.wav")[2] == (
+        "edge-agent: fast.wav: audio: 16000 samples a second, the model hears 8000: "
+        "resample it first\n"
+    )
+
+
+def test_a_table_is_answered_by_rows_and_by_windows(say: Said, senses: Path) -> None:
+    code, out, _ = say("infer", "single", "--input", "meters.csv")
+    assert code == 0
+    assert [at for at, one in enumerate(lines_of(out)) if one["anomalous"]] == [5]
+    code, out, _ = say("infer", "meters", "--input", "meters.csv")
+    assert [(one["start"], one["end"], one["anomalous"]) for one in lines_of(out)] == [
+        (0, 4, False), (4, 8, True),
+    ]  # fmt: skip
+    code, out, _ = say("infer", "meters", "--input", "meters.csv", "--hop", "2")
+    by_two = lines_of(out)
+    assert [one["start"] for one in by_two] == [0, 2, 4]
+    rows = [json.dumps({"heat": 60 if at == 5 else 30, "state": "on"}) for at in range(9)]
+    (senses / "rows.jsonl").write_text("\n".join(rows))
+    assert lines_of(say("infer", "meters", "--input", "rows.jsonl", "--hop", "2")[1]) == by_two
+    (senses / "rows.jsonl").write_text(f"[{','.join(rows[:4])}]\n")
+    assert len(lines_of(say("infer", "meters", "--input", "rows.jsonl")[1])) == 1
+    (senses / "rows.jsonl").write_text(
+        '[60, "on"]\n{"row": [30, "off"]}\n{"heat": 30, "state": "on"}'
+    )
+    out = say("infer", "single", "--input", "rows.jsonl")[1]
+    assert [one["anomalous"] for one in lines_of(out)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("", "column heat is missing, the first line has nothing"),
+        ("heat\n1\n", "column state is missing, the first line has heat"),
+        ("heat,state,heat\n", "two columns share a name"),
+        ("heat,state\n1\n", "line 2: 1 cells for 2 columns"),
+        ("heat,state\n1,on\n\nx,on\n", "line 4: row: heat is 'x', expected a number"),
+        ("heat,state\n1,gone\n", "line 2: row: state is 'gone', expected one of off, on"),
+        ("heat,state\n1,\xff\n", "line 2: not UTF-8"),
+        ('heat,state\n1,"on"x\n', "line 2: not CSV"),
+        ("heat,state\nnan,on\n", "line 2: row: heat is nan, expected a finite number"),
+        ("heat,state\n" + "1" * (1 << 21) + ",on\n", "line 2: more than 1048576 bytes"),
+    ],
+)
+def test_a_bad_table_is_told_with_its_line(say: Said, senses: Path, table: str, says: str) -> None:
+    (senses / "bad.csv").write_bytes(table.encode("latin-1"))
+    code, _, err = say("infer", "single", "--input", "bad.csv")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("edge-agent: bad.csv")
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["colours", "--input", "red.png", "--hop", "3"], "a hop is of a series in rows, or of a"),
+        (["meters", "--input", "meters.csv", "--hop", "1.5"], "hop is 1.5, expected whole rows"),
+        (["single", "--input", "meters.csv", "--hop", "2"], "one row, not a window of a series"),
+        (["pumps", "--input", "meters.csv", "--hop", "2"], "a hop is of a series in rows, or of a"),
+    ],
+)
+def test_a_hop_where_nothing_moves_is_refused(say: Said, arguments: list[str], says: str) -> None:
+    code, out, err = say("infer", *arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert says in err
+
+
+def test_listen_says_what_it_hears_in_a_file(say: Said) -> None:
+    code, out, err = say("listen", "tones", "speech.wav")
+    assert code == 0
+    assert [line.split("\t")[:2] for line in out.splitlines()] == [
+        ["0.58 s", "low"], ["1.38 s", "high"],
+    ]  # fmt: skip
+    assert "0.46 to 0.56 s, " in out
+    assert err.startswith("edge-agent: 91 windows in 1.9 s of sound, ")
+    assert "dropped" not in err
+    code, out, _ = say("listen", "tones", "speech.wav", "--json", "--threshold", "0.9",
+                       "--hop-ms", "10")  # fmt: skip
+    assert [one["label"] for one in lines_of(out)] == ["low", "high"]
+    assert set(lines_of(out)[0]) == {"label", "score", "start_s", "end_s", "at_s", "latency_ms"}
+    assert lines_of(out)[0]["score"] >= 0.9
+
+
+def test_listen_hears_a_microphone_and_a_file_on_stdin(senses: Path) -> None:
+    command = [sys.executable, "-m", "edge_runtime.agent.cli", "listen", str(senses / "tones"), "-",
+               "--json"]  # fmt: skip
+
+    def heard(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+        assert (done.returncode, b"dropped" in done.stderr) == (0, False), done.stderr
+        return [json.loads(line)["label"] for line in done.stdout.splitlines()]
+
+    with (senses / "speech.raw").open("rb") as raw:
+        done = subprocess.run(command, stdin=raw, capture_output=True, timeout=60, cwd=ROOT)
+    assert heard(done) == ["low", "high"]
+    piped = [*command, "--wait"]
+    done = subprocess.run(piped, input=pcm(SPEECH), capture_output=True, timeout=60, cwd=ROOT)
+    assert heard(done) == ["low", "high"]
+    # A microphone that gives all at once is one that the model is too slow for.
+    done = subprocess.run(command, input=pcm(SPEECH), capture_output=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_listen_to_a_microphone_answers_while_it_goes_on_and_ends_with_ctrl_c(
+    senses: Path,
+) -> None:
+    command = [sys.executable, "-m", "edge_runtime.agent.cli", "listen", str(senses / "tones"), "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        data = pcm(sound(("", 0.2), ("low", 0.3)))
+        for at in range(0, len(data), 320):
+            process.stdin.write(data[at : at + 320])
+            process.stdin.flush()
+            time.sleep(0.005)
+        assert b"\tlow\t" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        said = process.stderr.read()
+        assert (said.count(b"\n"), b" windows in 0." in said) == (1, True), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["tones", "gone.wav"], "gone.wav: cannot be read (No such file or directory)"),
+        (["tones", "fast.wav"], "fast.wav: audio: 16000 samples a second, the model hears 8000"),
+        (["tones", "red.png"], "red.png: audio: not a WAV file, it begins with b'"),
+        (["colours", "speech.wav"], "takes image, there is nothing to listen to"),
+        (["pumps", "speech.wav"], "only a model that gives labels to sounds can listen"),
+        (["gone.edge", "speech.wav"], "gone.edge"),
+    ],
+)
+def test_what_cannot_be_listened_to_is_one_sentence(
+    say: Said, arguments: list[str], says: str
+) -> None:
+    code, out, err = say("listen", *arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert says in err
+
+
+def test_an_empty_sound_is_one_sentence(say: Said, senses: Path) -> None:
+    (senses / "empty.wav").write_bytes(wav(SPEECH[:0]))
+    assert say("listen", "tones", "empty.wav") == (
+        1, "", "edge-agent: empty.wav: audio: holds no samples\n",
+    )  # fmt: skip
+    assert say("infer", "tones", "--input", "empty.wav") == (
+        1, "", "edge-agent: empty.wav: audio: holds no samples\n",
+    )  # fmt: skip
+    cut = wav(SPEECH)[:20_000]
+    (senses / "cut.wav").write_bytes(cut)
+    code, out, err = say("listen", "tones", "cut.wav")
+    assert (code, out.count("low")) == (1, 1)  # What was there was heard.
+    assert "cut.wav: audio: the WAV file is cut off, 19956 of 30400 bytes" in err

@@ -18,7 +18,14 @@ from edge_runtime.fleet import reach, show
 from edge_runtime.fleet.cli import main
 from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.memory import MemoryBroker
-from edge_runtime.messages.fleet import Desired, Event, InferResult, Online, to_bytes
+from edge_runtime.messages.fleet import (
+    Desired,
+    Event,
+    InferRequest,
+    InferResult,
+    Online,
+    to_bytes,
+)
 from tests.fakes.bundles import FILES, noise, write_bundle
 from tests.fakes.messages import ACCELERATOR, RELEASE, TELEMETRY
 from tests.fakes.operators import (
@@ -436,6 +443,29 @@ def test_ask_prints_an_answer_for_each_text(run: Run, broker: MemoryBroker) -> N
     assert made["results"][0]["label"] == "mail"
 
 
+def test_ask_takes_pairs_rows_and_files(run: Run, broker: MemoryBroker, tmp_path: Path) -> None:
+    seen: list[InferRequest] = []
+
+    def answer(asked: InferRequest) -> bytes:
+        seen.append(asked)
+        return to_bytes(InferResult(tuple({"label": "a", "score": 0.5} for _ in asked.inputs)))
+
+    FakeDevice(broker, "d1", answer=answer)
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"\x89PNG")
+    assert run("ask", "d1", "--pair", "x", "y", "--pair", "u", "v") == (
+        0, "a\t0.500\tx | y\na\t0.500\tu | v\n", "",
+    )  # fmt: skip
+    assert run("ask", "d1", "--file", picture)[1].startswith(f"a\t0.500\t{str(picture)[:60]}")
+    assert run("ask", "d1", "--row", '{"heat": 3}')[1] == 'a\t0.500\t{"heat": 3}\n'
+    assert [one.inputs for one in seen] == [
+        (["x", "y"], ["u", "v"]), ("iVBORw==",), ({"heat": 3},),
+    ]  # fmt: skip
+    code, out, err = run("ask", "d1", "--file", tmp_path / "gone.png")
+    assert (code, out) == (1, "")
+    assert err.endswith("gone.png: cannot be read (No such file or directory)\n")
+
+
 def test_a_result_of_another_task_is_shown_as_json(run: Run, broker: MemoryBroker) -> None:
     vector = to_bytes(InferResult(({"vector": [0.5, 1.0]},)))
     FakeDevice(broker, "d1", answer=lambda _asked: vector)
@@ -526,7 +556,9 @@ def test_a_broker_that_cannot_be_is_one_sentence(options: list[str], says: str, 
         (["status", "--device", "a/b"], "'a/b' is no device id"),
         (["status", "--prefix", "a/#"], "topic prefix 'a/#'"),
         (["status", "--mqtt-version", "4"], "invalid choice"),
-        (["ask", "d1"], "required: TEXT"),
+        (["ask", "d1"], "expected TEXT, --pair, --file or --row, of one kind"),
+        (["ask", "d1", "x", "--row", "{}"], "of one kind: a device has one model"),
+        (["ask", "d1", "--pair", "x"], "expected 2 arguments"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_connected(

@@ -35,8 +35,13 @@ def labels(results: list[Any]) -> list[str]:
     return [result.label for result in results]
 
 
+def truncated(result: Any) -> bool:
+    assert isinstance(result, Classification)
+    return result.truncated
+
+
 def expected(pipeline: Pipeline, text: str) -> str:
-    return LABELS[int(WEIGHTS[pipeline.tokens(text).ids].mean(axis=0).argmax())]
+    return LABELS[int(WEIGHTS[pipeline.read(text).tensors["input_ids"]].mean(axis=0).argmax())]
 
 
 @pytest.mark.parametrize(
@@ -49,8 +54,8 @@ def test_texts_are_answered_in_order_whatever_the_engine_takes(
 ) -> None:
     pipeline, _ = open_fake(**options)
     assert labels(pipeline(TEXTS)) == [expected(pipeline, text) for text in TEXTS]
-    assert [result.truncated for result in pipeline(TEXTS)] == [
-        pipeline.tokens(text).truncated for text in TEXTS
+    assert [truncated(result) for result in pipeline(TEXTS)] == [
+        pipeline.read(text).truncated for text in TEXTS
     ]
 
 
@@ -70,13 +75,13 @@ def test_each_text_goes_to_the_smallest_length_that_holds_it(open_fake: Open) ->
 def test_like_texts_share_a_run_where_the_engine_takes_any_batch(open_fake: Open) -> None:
     pipeline, session = open_fake()
     pipeline(["mail server", "mail server", "mail server"])
-    assert session.shapes == [(3, len(pipeline.tokens("mail server").ids))]
+    assert session.shapes == [(3, pipeline.read("mail server").length)]
 
 
 def test_a_text_longer_than_the_engines_lengths_is_cut_and_says_so(open_fake: Open) -> None:
     pipeline, session = open_fake(lengths=[16])
     (result,) = pipeline([TEXTS[4]])
-    assert result.truncated
+    assert truncated(result)
     assert session.shapes == [(1, 16)]
 
 
@@ -89,7 +94,7 @@ def test_a_faulty_text_among_many_is_named(open_fake: Open) -> None:
 
 def test_one_text_instead_of_a_list_is_our_own_mistake(open_fake: Open) -> None:
     pipeline, _ = open_fake()
-    with pytest.raises(RuntimeError, match="a list of texts"):
+    with pytest.raises(RuntimeError, match="a list of inputs, not one"):
         pipeline("mail server")
 
 
@@ -195,7 +200,7 @@ def test_an_unknown_backend_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_what_goes_in_and_out_is_described_for_clients(open_fake: Open) -> None:
     pipeline, _ = open_fake(lengths=[16])
-    assert [spec.name for spec in pipeline.task.inputs] == ["text"]
+    assert pipeline.takes == "text"
     assert [spec.name for spec in pipeline.task.outputs] == ["label", "score"]
     assert [spec.name for spec in pipeline.manifest.inputs] == ["input_ids", "attention_mask"]
     assert pipeline.lengths == (16,)

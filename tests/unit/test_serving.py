@@ -98,7 +98,7 @@ def test_a_worker_with_one_long_request_after_the_other_is_not_taken_for_hanging
     began_s = time.monotonic()
     for _ in range(2):
         serving.tensors(rows(MAX_REQUEST_ROWS))
-        serving.texts(["mail server"] * MAX_REQUEST_ROWS)
+        serving.answers(["mail server"] * MAX_REQUEST_ROWS)
     assert time.monotonic() - began_s > 2 * HANG_S
     assert beats.silence_s < HANG_S / 2
     assert serving.metrics.snapshot().errors == 0
@@ -118,7 +118,7 @@ def test_an_engine_that_really_hangs_is_noticed_in_time(serving: Serving, beats:
     time.sleep(1.5 * HANG_S)
     assert serving.stuck_s(time.monotonic()) == pytest.approx(time.monotonic() - began_s, abs=0.2)
     assert beats.silence_s > HANG_S / 2
-    others = apart(lambda: serving.texts(["mail"]))
+    others = apart(lambda: serving.answers(["mail"]))
     go.set()
     thread.join(5)
     others.join(5)
@@ -142,7 +142,7 @@ def test_a_short_request_waits_for_a_run_not_for_a_long_request(serving: Serving
     assert began.wait(5)
     time.sleep(RUN_S / 2)
     ahead = len(seen)
-    assert serving.texts(["mail"])
+    assert serving.answers(["mail"])
     assert len(seen) - ahead <= 3
     for thread in long:
         thread.join(10)
@@ -190,7 +190,7 @@ def test_no_run_is_larger_than_memory_allows(
     [
         (lambda s: s.tensors(rows(65, 2)), "65 rows, at most 64 are answered at once"),
         (lambda s: s.tensors(rows(8000, 128)), "8000 rows, at most 64 are answered at once"),
-        (lambda s: s.texts(["mail"] * 65), "65 rows, at most 64 are answered at once"),
+        (lambda s: s.answers(["mail"] * 65), "65 rows, at most 64 are answered at once"),
         (lambda s: s.tensors(rows(1, 129)), "a sequence of 129, at most 128 are taken"),
         (lambda s: s.tensors(rows(1, 250_000)), "a sequence of 250000, at most 128 are taken"),
         (lambda s: s.tensors({}), "input input_ids is missing"),
@@ -210,24 +210,24 @@ def test_a_request_for_too_much_is_refused_before_the_engine_is_asked(
 def test_one_more_than_may_wait_is_told_so_at_once(serving: Serving) -> None:
     go = threading.Event()
     before_each_run(lambda _shape: go.wait(10))
-    threads = [apart(lambda: serving.texts(["mail"])) for _ in range(9)]
+    threads = [apart(lambda: serving.answers(["mail"])) for _ in range(9)]
     time.sleep(0.3)
     with pytest.raises(Busy, match="8 requests are waiting"):
-        serving.texts(["mail"])
+        serving.answers(["mail"])
     go.set()
     for thread in threads:
         thread.join(5)
     snapshot = serving.metrics.snapshot()
     assert (snapshot.requests, snapshot.errors, snapshot.failed) == (10, 1, 0)
     assert snapshot.work.count == 9
-    assert serving.texts(["mail"])
+    assert serving.answers(["mail"])
 
 
 @pytest.mark.parametrize(
     ("fault", "says"), [("fails", "the fake engine failed"), ("nan", "not finite")]
 )
 @pytest.mark.parametrize(
-    "ask", [lambda s: s.texts(["mail"]), lambda s: s.tensors(rows(1))], ids=["texts", "tensors"]
+    "ask", [lambda s: s.answers(["mail"]), lambda s: s.tensors(rows(1))], ids=["texts", "tensors"]
 )
 def test_what_the_bundle_does_not_answer_is_counted_as_its_failure(
     serving: Serving, ask: Callable[[Serving], Any], fault: str, says: str
@@ -248,7 +248,7 @@ def test_an_engine_that_refuses_what_the_bundles_own_tokenizer_made_has_failed(
 
     before_each_run(refuse)
     with pytest.raises(DeviceError, match="idx=5000"):
-        serving.texts(["mail"])
+        serving.answers(["mail"])
     assert serving.metrics.snapshot().failed == 1
     with pytest.raises(InputError, match="idx=5000"):  # Whoever sends tensors chose the numbers.
         serving.tensors(rows(1))
@@ -257,7 +257,7 @@ def test_an_engine_that_refuses_what_the_bundles_own_tokenizer_made_has_failed(
 
 def test_the_time_that_a_request_waits_for_others_is_not_its_work(serving: Serving) -> None:
     before_each_run(lambda _shape: time.sleep(RUN_S))
-    threads = [apart(lambda: serving.texts(["mail"])) for _ in range(6)]
+    threads = [apart(lambda: serving.answers(["mail"])) for _ in range(6)]
     for thread in threads:
         thread.join(10)
     snapshot = serving.metrics.snapshot()
@@ -271,7 +271,7 @@ def test_the_time_that_a_request_waits_for_others_is_not_its_work(serving: Servi
 def test_an_engine_that_fails_leaves_its_turn(serving: Serving) -> None:
     engine().fault = "fails"
     with pytest.raises(DeviceError):
-        serving.texts(["mail"])
+        serving.answers(["mail"])
     engine().fault = ""
-    assert serving.texts(["mail"])
+    assert serving.answers(["mail"])
     assert serving.stuck_s(time.monotonic()) == 0.0

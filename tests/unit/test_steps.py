@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from edge_runtime.errors import IncompatibleError
 from edge_runtime.fields import Fields, encode_json
+from edge_runtime.inference.tasks.items import Item
 from edge_runtime.inference.tasks.postprocess import L2Normalize, Softmax, TopK
 from edge_runtime.inference.tasks.results import Classification, Embedding, FloatArray
 from edge_runtime.inference.tasks.table import POSTPROCESS, PREPROCESS, TASKS, declared_steps
@@ -103,7 +104,7 @@ def step(name: str, **options: Any) -> dict[str, Any]:
 
 def test_declared_steps_turn_logits_into_a_classification(tmp_path: Path) -> None:
     logits = np.array([[0, 3, 1, 0]], np.float32)
-    (found,) = one(tmp_path).results({"logits": logits}, [True])
+    (found,) = one(tmp_path).results({"logits": logits}, {}, [Item({}, truncated=True)])
     assert isinstance(found, Classification)
     assert found.label == LABELS[1]
     assert found.score == pytest.approx(float(np.exp(3) / np.exp([0, 3, 1, 0]).sum()))
@@ -118,9 +119,8 @@ def test_declared_steps_turn_a_vector_into_an_embedding(tmp_path: Path) -> None:
         outputs=[tensor_json("embedding", "float32", ["batch", 2])],
         postprocess=[step("l2_normalize")],
     )
-    first, second = steps.results(
-        {"embedding": np.array([[3, 4], [0, 2]], np.float32)}, [False, True]
-    )
+    rows = np.array([[3, 4], [0, 2]], np.float32)
+    first, second = steps.results({"embedding": rows}, {}, [Item({}), Item({}, truncated=True)])
     assert isinstance(first, Embedding)
     np.testing.assert_allclose(first.vector, [0.6, 0.8], rtol=1e-6)
     assert not first.truncated
@@ -131,10 +131,13 @@ def test_declared_steps_turn_a_vector_into_an_embedding(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"task": "telepathy"}, f"task 'telepathy'.*known are {', '.join(TASKS)}"),
-        ({"preprocess": [step("resize")]}, f"'resize'.*known are {', '.join(PREPROCESS)}"),
+        ({"preprocess": [step("blur")]}, f"'blur'.*known are {', '.join(PREPROCESS)}"),
         ({"postprocess": [step("nms")]}, f"'nms'.*known are {', '.join(POSTPROCESS)}"),
-        ({"preprocess": []}, "needs the preprocess step tokenize"),
-        ({"preprocess": [tokenize_step(), tokenize_step()]}, "tokenize and no other"),
+        ({"preprocess": []}, "text-classification must begin with tokenize and end in"),
+        (
+            {"preprocess": [tokenize_step(), tokenize_step()]},
+            "step tokenize takes text, the one before it gives item",
+        ),
         ({"preprocess": [tokenize_step(max_length=-1)]}, "step tokenize: max_length is -1"),
         (
             {"preprocess": [tokenize_step(inputs=["input_ids"])]},

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.fields import Fields
-from edge_runtime.inference.tasks.tokenize import Tokenize, TokenizeOptions, Tokens
+from edge_runtime.inference.tasks.items import Item
+from edge_runtime.inference.tasks.spans import Token
+from edge_runtime.inference.tasks.tokenize import Tokenize, TokenizeOptions
 from tests.fakes.tiny import FIXTURE, TEXTS, tokenize_step
 
 FILE = (FIXTURE / "tokenizer.json").read_bytes()
@@ -27,47 +29,54 @@ def tokenize(limit: int | None = None, **changed: Any) -> Tokenize:
     return Tokenize(options(**changed), FILE, limit)
 
 
+def ids(item: Item) -> list[int]:
+    found: list[int] = item.tensors["input_ids"].tolist()
+    assert item.length == len(found)
+    return found
+
+
 STEP = tokenize()
 
 
 def test_a_text_becomes_ids_between_the_special_tokens() -> None:
     tokens = STEP("mail server")
-    assert tokens.ids[0] == CLS
-    assert tokens.ids[-1] == SEP
+    assert ids(tokens)[0] == CLS
+    assert ids(tokens)[-1] == SEP
     assert not tokens.truncated
 
 
 def test_an_empty_text_is_its_special_tokens() -> None:
-    assert STEP("") == Tokens([CLS, SEP], False)
+    assert ids(STEP("")) == [CLS, SEP]
+    assert not STEP("").truncated
 
 
 def test_an_empty_text_without_special_tokens_is_one_padding_token() -> None:
     plain = json.loads(FILE)
     plain["post_processor"] = None
     step = Tokenize(options(pad_id=9), json.dumps(plain).encode())
-    assert step("") == Tokens([9], False)
-    assert step.feeds([step("")], 1)["attention_mask"].tolist() == [[1]]
+    assert ids(step("")) == [9]
+    assert step("").tensors["attention_mask"].tolist() == [1]
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
     tokens = STEP("mail " * 500)
-    assert len(tokens.ids) == 128
-    assert tokens.ids[-1] == SEP
+    assert len(ids(tokens)) == 128
+    assert ids(tokens)[-1] == SEP
     assert tokens.truncated
 
 
 def test_a_text_that_just_fits_is_not_called_truncated() -> None:
-    word = STEP("mail").ids[1:-1]
+    word = ids(STEP("mail"))[1:-1]
     assert len(word) == 1
     assert not STEP("mail " * 126).truncated
-    assert len(STEP("mail " * 126).ids) == 128
+    assert len(ids(STEP("mail " * 126))) == 128
     assert STEP("mail " * 127).truncated
 
 
 def test_the_engines_longest_sequence_bounds_the_length() -> None:
     step = tokenize(limit=16)
     assert step.max_length == 16
-    assert len(step(TEXTS[6]).ids) == 16
+    assert len(ids(step(TEXTS[6]))) == 16
     assert step(TEXTS[6]).truncated
     assert tokenize(limit=512).max_length == 128
 
@@ -89,7 +98,7 @@ def test_padding_and_truncation_of_the_file_do_not_count() -> None:
         "direction": "Right",
     }
     step = Tokenize(options(), json.dumps(file).encode())
-    assert step(TEXTS[2]) == STEP(TEXTS[2])
+    assert ids(step(TEXTS[2])) == ids(STEP(TEXTS[2]))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +113,7 @@ def test_a_text_over_the_limit_is_refused(text: str, size: str) -> None:
 
 @pytest.mark.parametrize("text", ["x" * 4096, "é" * 2048, "😀" * 1024])
 def test_a_text_at_the_limit_is_taken(text: str) -> None:
-    assert STEP(text).ids
+    assert ids(STEP(text))
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
@@ -125,29 +134,63 @@ def test_every_text_gets_ids_within_the_length(text: str) -> None:
     except InputError:
         assert any(0xD800 <= ord(c) < 0xE000 for c in text)
         return
-    assert 2 <= len(tokens.ids) <= 128
-
-
-def test_rows_are_padded_on_the_right_with_the_pad_id() -> None:
-    step = tokenize(pad_id=7)
-    feeds = step.feeds([Tokens([2, 5, 3], False), Tokens([2, 3], False)], 4)
-    assert feeds["input_ids"].tolist() == [[2, 5, 3, 7], [2, 3, 7, 7]]
-    assert feeds["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
-    assert {value.dtype for value in feeds.values()} == {np.dtype(np.int64)}
-
-
-def test_a_row_that_fits_exactly_needs_no_padding() -> None:
-    feeds = STEP.feeds([Tokens([2, 5, 3], False)], 3)
-    assert feeds["input_ids"].tolist() == [[2, 5, 3]]
-    assert feeds["attention_mask"].tolist() == [[1, 1, 1]]
+    assert 2 <= len(ids(tokens)) <= 128
 
 
 def test_only_the_declared_inputs_are_made() -> None:
-    names = ["attention_mask", "token_type_ids", "input_ids"]
-    feeds = tokenize(inputs=names).feeds([Tokens([2, 3], False)], 3)
-    assert list(feeds) == names
-    assert feeds["token_type_ids"].tolist() == [[0, 0, 0]]
-    assert list(tokenize(inputs=["input_ids"]).feeds([Tokens([2, 3], False)], 2)) == ["input_ids"]
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    made = tokenize(inputs=names)("mail").tensors
+    assert list(made) == names
+    assert made["token_type_ids"].tolist() == [0, 0, 0]
+    assert {value.dtype for value in made.values()} == {np.dtype(np.int64)}
+    assert list(tokenize(inputs=["input_ids"])("mail").tensors) == ["input_ids"]
+
+
+def test_tokens_say_where_they_stand() -> None:
+    text = "a mail server"
+    places = STEP(text).tokens
+    assert places[0] is None
+    assert places[-1] is None
+    inner = [place for place in places if place is not None]
+    assert all(isinstance(place, Token) for place in inner)
+    assert "".join(text[place.start : place.end] for place in inner) == text.replace(" ", "")
+    assert [place.word for place in inner] == sorted(place.word for place in inner)
+    assert len(places[1:3]) == 2
+
+
+def paired() -> Tokenize:
+    file = json.loads(FILE)
+    (name,) = (one for one in file["added_tokens"] if one["id"] == SEP)
+    special = {"SpecialToken": {"id": name["content"], "type_id": 0}}
+    file["post_processor"]["pair"] = [
+        {"Sequence": {"id": "A", "type_id": 0}}, special, {"Sequence": {"id": "B", "type_id": 1}},
+    ]  # fmt: skip
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    return Tokenize(options(pair=True, inputs=names, max_length=16), json.dumps(file).encode())
+
+
+def test_two_texts_are_put_together_by_the_tokenizers_template() -> None:
+    step = paired()
+    item = step(("mail", "server"))
+    mail, server = (ids(STEP(text))[1] for text in ("mail", "server"))
+    assert ids(item) == [mail, SEP, server]
+    assert item.tensors["token_type_ids"].tolist() == [0, 0, 1]
+    assert step.options.takes == ("text-pair",)
+    assert step(("mail " * 50, "server")).truncated
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("mail", "expected two texts, found str"),
+        (("a", "b", "c"), "expected two texts, found 3 of them"),
+        (("a", 7), "expected two strings, found int"),
+        (("a", "x" * 5000), "second text: 5000 bytes or more"),
+    ],
+)
+def test_what_is_no_pair_is_refused(given: object, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        paired()(given)
 
 
 @pytest.mark.parametrize(

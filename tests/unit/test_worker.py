@@ -41,8 +41,8 @@ class FakeServing:
 
     pipeline = MagicMock()
 
-    def texts(self, texts: Sequence[str]) -> list[Result]:
-        return [Result("é" * int(text)) for text in texts]
+    def answers(self, raws: Sequence[str]) -> list[Result]:
+        return [Result("é" * int(text)) for text in raws]
 
 
 class FakeControl:

@@ -69,9 +69,9 @@ def test_the_largest_request_fits_a_frame(character: str) -> None:
     """Whatever it is written in: in JSON a character may take six bytes."""
     share = MAX_REQUEST_BYTES // 17
     size_bytes = len(to_bytes(InferRequest((character * 100,)))) // 100
-    texts = (character * min(share // size_bytes, 1 << 16),) * 16
-    assert InferRequest.from_bytes(to_bytes(InferRequest(texts))).texts == texts
-    to_frame(Ask("r", texts))
+    inputs = (character * min(share // size_bytes, 1 << 16),) * 16
+    assert InferRequest.from_bytes(to_bytes(InferRequest(inputs))).inputs == inputs
+    to_frame(Ask("r", inputs))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_largest_request_fits_a_frame(character: str) -> None:
         (b'{"kind":"Refused"}', "reason is missing"),
         (b'{"kind":"Ready","reports":[{}]}', "accelerator is missing"),
         (b'{"kind":"Heartbeat","requests":-1}', "requests is -1"),
-        (b'{"kind":"Ask","id":"r","texts":[null]}', "must be a string"),
+        (b'{"kind":"Ask","id":"r","inputs":"x"}', "must be a list"),
         (b'{"kind":"Answer","id":"r","results":["x"]}', "expected an object"),
     ],
 )

@@ -37,6 +37,22 @@ class Softmax:
 
 
 @dataclass(frozen=True, slots=True)
+class Sigmoid:
+    """1 / (1 + exp(-x)), each for itself: labels that do not exclude each other."""
+
+    @classmethod
+    def parse(cls, options: Fields) -> Sigmoid:
+        """It has no options."""
+        return cls()
+
+    def __call__(self, rows: FloatArray) -> FloatArray:
+        """Scores of any size → probabilities, float32."""
+        # By tanh, which does not overflow.
+        probabilities: FloatArray = np.float32(0.5) * (1 + np.tanh(np.float32(0.5) * rows))
+        return probabilities
+
+
+@dataclass(frozen=True, slots=True)
 class L2Normalize:
     """x / |x| along the last axis; a zero vector stays zero."""
 
