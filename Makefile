@@ -10,7 +10,7 @@ DEV := packaging/dev
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 HOST_EXTRAS := convert,optimum,litert,fleet,demo,dev
-DEVICE_EXTRAS := onnxruntime,litert,fleet,test
+DEVICE_EXTRAS := onnxruntime,litert,images,fleet,test
 TORCH := torch==2.13.0
 
 # What is judged by ruff and mypy: whatever of this is in the checkout.
@@ -32,7 +32,7 @@ export HF_HUB_OFFLINE := 1
 
 .NOTPARALLEL:
 .PHONY: help demo test check style format bench reliability board-powercut setup setup-devices \
-    setup-broker clean distclean
+    setup-tensorflow setup-broker clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +40,7 @@ help: ## this list
 demo: setup ## the product's main job on a real model and real text
 	@$(PYTHON) -m examples.demo $(DEMO_ARGS)
 
-test: setup style setup-devices setup-broker ## set up, style, and every test on every Python found
+test: setup style setup-devices setup-tensorflow setup-broker ## set up, style, and every test on every Python found
 	@$(DEV)/test.sh
 
 check: style ## the quick one: style, then the unit tests
@@ -83,8 +83,13 @@ setup-devices:
 	    else echo "== Python $$version was not found: the device's tests do not run on it"; fi; \
 	done
 	@if python=$$($(DEV)/find-python.sh 3.11 3.10); then \
-	    $(DEV)/make-venv.sh .venv-tflite "$$python" tflite,test constraints/tflite.txt; \
+	    $(DEV)/make-venv.sh .venv-tflite "$$python" tflite,images,test constraints/tflite.txt; \
 	else echo "== Python 3.11 was not found: nothing runs on tflite-runtime"; fi
+
+setup-tensorflow: ## set up .venv-tensorflow, where Keras models and SavedModels are read
+	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
+	    echo "make: no Python 3.11 to 3.13 with venv was found; install one" >&2; exit 1; }; \
+	$(DEV)/make-venv.sh .venv-tensorflow "$$python" keras constraints/tensorflow.txt
 
 setup-broker:
 	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; $(DEV)/install-strace.sh; fi

@@ -19,6 +19,7 @@ from benchmarks.tables import Row, at_least, at_most, show
 from converters.cache import Cache, default_folder
 from converters.data import load_dataset
 from converters.draft import open_candidates, write_bundle
+from converters.feeds import tokens
 from converters.latency import interleaved_p50
 from converters.model import FLOAT, Candidate, Evidence, Job
 from converters.pipeline import Conversion, Options, convert
@@ -95,7 +96,8 @@ def _times(done: Conversion, rounds: int, progress: Progress) -> dict[str, dict[
             open_candidates(folder, job, candidates, threads=1) as pipelines,
             progress.busy("latency, all variants in turn"),
         ):
-            return interleaved_p50(pipelines, LENGTHS, rounds)
+            inputs = done.model.interface(done.recipe.data).inputs
+            return interleaved_p50(pipelines, {n: tokens(inputs, n) for n in LENGTHS}, rounds)
 
 
 def main() -> int:

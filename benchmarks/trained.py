@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.compression.reference import TOKENIZER_FILE
 from converters.cache import Cache, default_folder
 from converters.data import load_dataset
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import HEAD_FILE, load_encoder, save_encoder
 from converters.pipeline import begin, run_passes
 from converters.progress import Progress
@@ -27,7 +27,7 @@ ANY_PROFILE = "generic-x86_64"
 """Fine-tuning does not look at it."""
 
 
-def trained(path: Path, work: Path, progress: Progress) -> tuple[Model, Job]:
+def trained(path: Path, work: Path, progress: Progress) -> tuple[TextModel, Job]:
     """The model that the recipe at `path` fine-tunes, and the job that did it.
 
     Raises:
@@ -37,7 +37,7 @@ def trained(path: Path, work: Path, progress: Progress) -> tuple[Model, Job]:
     data = load_dataset(recipe.data, recipe.task)
     cache = Cache(default_folder())
     job = Job(recipe, load_profile(ANY_PROFILE), data, cache, progress, work)
-    return run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model, job
+    return run_passes(begin(recipe, data, cache), weights_passes(recipe), job).text, job
 
 
 def reference_folder(path: Path, work: Path, progress: Progress) -> Path:

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,18 @@ import numpy.typing as npt
 from converters.cache import tool_versions
 from converters.data import Rows
 from converters.draft import open_candidates
-from converters.encoding import Encoded, encode, load_tokenizer
 from converters.model import Candidate, Job, Model
 from converters.ort import host_threads
+from converters.samples import Declared, Sample, read_samples
+from converters.scored import scored, stacked
 from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.verify import verify as verify_bundle
 from edge_runtime.inference.golden import Case, load_golden, mismatch, worst
 from edge_runtime.inference.pipeline import Pipeline
+from edge_runtime.inference.tasks.table import Steps
 
 FloatArray = npt.NDArray[np.float32]
-ENGINES = ("onnxruntime", "ai-edge-litert", "tokenizers")
+ENGINES = ("onnxruntime", "ai-edge-litert", "tokenizers", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ def answer_all(
 
 def _fill(model: Model, draft: Path, missing: Sequence[tuple[Candidate, Rows]], job: Job) -> None:
     """Let the candidates answer, side by side, into the cache."""
-    tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
-    texts = encode(tokenizer, max((rows for _, rows in missing), key=len).texts)
+    interface = model.interface(job.recipe.data)
+    steps = Declared(model.name, interface).steps
     cases = load_golden(verify_bundle(FolderReader(draft), files=False))
     candidates = [candidate for candidate, _ in missing]
     total = sum(len(rows) for _, rows in missing)
@@ -83,7 +85,8 @@ def _fill(model: Model, draft: Path, missing: Sequence[tuple[Candidate, Rows]], 
 
             def make(out: Path) -> None:
                 pipeline = pipelines[candidate.id]
-                found = _run(pipeline, texts[: len(rows)], model.output, stop, advance)
+                samples = read_samples(interface, rows, name=model.name)
+                found = _run(pipeline, samples, steps, stop, advance)
                 np.save(out / "answers.npy", found)
                 (out / "golden.json").write_text(json.dumps(_golden_cosine(pipeline, cases)))
 
@@ -101,18 +104,18 @@ def _fill(model: Model, draft: Path, missing: Sequence[tuple[Candidate, Rows]], 
 
 def _run(
     pipeline: Pipeline,
-    texts: Sequence[Encoded],
-    output: str,
+    samples: Sequence[Sample],
+    steps: Steps,
     stop: threading.Event,
     advance: Callable[[int, str], None],
 ) -> FloatArray:
     answers: list[FloatArray] = []
-    for text in texts:
+    for sample in samples:
         if stop.is_set():
             raise _Stopped
-        answers.append(pipeline.run(text.tensors())[output])
+        answers.append(scored(steps, sample, pipeline.run(sample.tensors())))
         advance(1, "")
-    return np.concatenate(answers).astype(np.float32)
+    return stacked(answers)
 
 
 def _golden_cosine(pipeline: Pipeline, cases: Sequence[Case]) -> float:
@@ -132,10 +135,10 @@ def _parts(model: Model, candidate: Candidate, rows: Rows, job: Job) -> dict[str
         "file": candidate.artifact.sha256,
         "backend": candidate.backend,
         "signatures": [asdict(one) for one in candidate.signatures],
-        "tokenizer": model.tokenizer.sha256,
-        "golden": model.verdict.golden.sha256 if model.verdict else "",
+        "model": model.sha256,
+        "steps": asdict(replace(model.interface(job.recipe.data), files={})),
+        "golden": model.verdict.golden.artifact.sha256 if model.verdict else "",
         "rows": rows.sha256,
-        "max_length": job.recipe.data.max_length,
         "tools": tool_versions(*ENGINES),
     }
 

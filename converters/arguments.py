@@ -70,8 +70,9 @@ def _run(verbs: Verbs) -> None:
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where bundles go")
     run.add_argument(
         "--model", metavar="ID|DIR", help="another model than the recipe's: a Hugging Face id, a "
-        "folder, or python-package:NAME",
+        "folder, python-package:NAME, a model file, or FILE.py:FUNCTION",
     )  # fmt: skip
+    _add_shape(run)
     run.add_argument(
         "--quick",
         action="store_true",
@@ -144,16 +145,25 @@ def _inspect(verbs: Verbs) -> None:
     inspect = _verb(
         verbs,
         "inspect",
-        "show what a bundle holds",
-        "Check every file of a bundle against its manifest and show what the manifest says.",
+        "show what a model or a bundle holds",
+        "Of a model in any format: its task, tensors, operators, opset, parameters and licence, as "
+        "far as it says them. Of a bundle: check every file against its manifest and show what the "
+        "manifest says.",
         """\
+  edge-convert inspect my/model.onnx
+  edge-convert inspect my/model.keras --shape image=1,224,224,3
+  edge-convert inspect my/network.py:make      what the function returns: (module, example)
   edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
   edge-convert inspect build/debian-sections-1.0.0-generic-x86_64      the same, as a folder
   edge-convert inspect --json my.edge | jq .manifest.variants
 """,
     )
-    inspect.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
-    inspect.add_argument("--json", action="store_true", help="the manifest and a summary, as JSON")
+    inspect.add_argument(
+        "what", metavar="MODEL|BUNDLE", help="an .onnx, .keras or .tflite file, a SavedModel's "
+        "folder, FILE.py:FUNCTION, a Hugging Face id or folder; an .edge file or a bundle's folder",
+    )  # fmt: skip
+    _add_shape(inspect)
+    inspect.add_argument("--json", action="store_true", help="everything, as JSON")
 
 
 def _verify(verbs: Verbs) -> None:
@@ -210,6 +220,13 @@ def _profiles(verbs: Verbs) -> None:
     )
     profiles.add_argument("name", nargs="?", help="show this one: a name or a .toml file")
     profiles.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_shape(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--shape", action="append", default=[], metavar="NAME=1,3,224,224",
+        help="sizes of an input that the model leaves free, 1 for the batch; repeatable",
+    )  # fmt: skip
 
 
 def _verb(

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from converters.metrics import Figure, FloatArray, Metric, Targets
+from converters.data import Targets
+from converters.metrics import Figure, FloatArray, Metric
 
 DRAWS = 2000
 POOLED_DRAWS = 300
@@ -45,11 +46,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The metric of two models on the same rows, and how they differ."""
+    """The metric of two models on the same rows, and how they differ.
+
+    `interval` is the candidate's own, 95 %, where the metric is one figure for all rows.
+    """
 
     candidate: Figure
     baseline: Figure
     difference: Difference
+    interval: tuple[float, float] | None = None
 
 
 def paired(
@@ -68,12 +73,17 @@ def paired(
     if mine.scores is not None and theirs.scores is not None:
         return Paired(mine, theirs, _of(value, mine.scores - theirs.scores, n, seed))
 
-    def once(rows: npt.NDArray[np.int64]) -> float:
+    def once(rows: npt.NDArray[np.int64]) -> tuple[float, float]:
         wanted = None if targets is None else targets[rows]
-        pair = [metric.of(one[rows], reference[rows], wanted) for one in (candidate, baseline)]
-        return pair[0].value - pair[1].value
+        first, second = (
+            metric.of(one[rows], reference[rows], wanted).value for one in (candidate, baseline)
+        )
+        return first, second
 
-    return Paired(mine, theirs, _summary(value, _pooled(once, n, seed), n))
+    draws = _pooled(once, n, seed)
+    low, high = np.percentile(draws[:, 0], (2.5, 97.5))
+    difference = _summary(value, draws[:, 0] - draws[:, 1], n)
+    return Paired(mine, theirs, difference, (float(low), float(high)))
 
 
 def paired_scores(candidate: FloatArray, baseline: FloatArray, *, seed: int = 0) -> Difference:
@@ -104,7 +114,7 @@ def _means(scores: FloatArray, seed: int) -> npt.NDArray[np.float64]:
 
 
 def _pooled(
-    once: Callable[[npt.NDArray[np.int64]], float], n: int, seed: int
+    once: Callable[[npt.NDArray[np.int64]], tuple[float, float]], n: int, seed: int
 ) -> npt.NDArray[np.float64]:
     generator = np.random.default_rng(seed)
     return np.array([once(generator.integers(0, n, size=n)) for _ in range(POOLED_DRAWS)])

@@ -44,7 +44,8 @@ def check_profile(profile: DeviceProfile) -> None:
     """
     _check_backends(profile)
     for engine in profile.engines:
-        _check_quantizer(f"profile {profile.name}", engine.backend, engine.quantization)
+        for scheme in filter(None, (engine.quantization, engine.convolutions)):
+            _check_quantizer(f"profile {profile.name}", engine.backend, scheme)
 
 
 def _check_backends(profile: DeviceProfile) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from converters.arguments import PROG, parser
 from edge_runtime.errors import EdgeError, InputError, exit_code
@@ -54,10 +55,12 @@ def _convert(arguments: argparse.Namespace) -> int:
     from converters.pipeline import Options, convert
     from converters.progress import Terminal
     from converters.report import as_json, summary, write_reports
+    from converters.sources.shapes import parse_shapes
     from edge_runtime.profile import load_profile
 
     profiles = [load_profile(name) for name in dict.fromkeys(arguments.profile)]
-    options = Options(arguments.out, arguments.cache, arguments.quick, arguments.model)
+    shapes = parse_shapes(arguments.shape)
+    options = Options(arguments.out, arguments.cache, arguments.quick, arguments.model, shapes)
     done = convert(arguments.recipe, profiles, options, Terminal())
     reports = write_reports(done, arguments.out)
     if arguments.json:
@@ -113,11 +116,28 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from converters.package import open_verified
+    from converters.package import is_bundle, open_verified
     from converters.show import bundle_json, bundle_text
 
-    bundle = open_verified(arguments.bundle)
+    if not is_bundle(arguments.what):
+        return _inspect_source(arguments)
+    bundle = open_verified(Path(arguments.what))
     print(json.dumps(bundle_json(bundle), indent=2) if arguments.json else bundle_text(bundle))
+    return 0
+
+
+def _inspect_source(arguments: argparse.Namespace) -> int:
+    from converters.progress import Terminal
+    from converters.quiet import quiet
+    from converters.show_source import source_json, source_text
+    from converters.sources.shapes import parse_shapes
+    from converters.sources.table import Asked, open_model
+
+    asked = Asked(arguments.what, Path.cwd(), shapes=parse_shapes(arguments.shape))
+    with Terminal().busy(f"opening {arguments.what}"), quiet():
+        described = open_model(asked).describe()
+    print(json.dumps(source_json(described), indent=2) if arguments.json
+          else source_text(described))  # fmt: skip
     return 0
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.feeds import WHOLE, tokens
 from converters.latency import interleaved_p50
 from converters.metrics import figure_words, is_share
 from converters.package import open_verified
@@ -21,8 +22,10 @@ from converters.show import table
 from edge_runtime.bundle.manifest import Manifest, Quality, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import IncompatibleError, InputError
-from edge_runtime.inference.golden import cosine
+from edge_runtime.inference.backend import Tensor
+from edge_runtime.inference.golden import cosine, load_golden
 from edge_runtime.inference.pipeline import Pipeline
+from edge_runtime.inference.tasks.items import SEQUENCE
 from edge_runtime.inference.tasks.results import Classification, Embedding, Result
 from edge_runtime.profile import Engine
 from edge_runtime.text import MAX_ERROR, plain, size
@@ -114,16 +117,16 @@ def _answers(
     first: VerifiedBundle, pipelines: Mapping[str, Mapping[str, Pipeline]], skipped: list[str]
 ) -> Answers | None:
     """Both preferred variants on the texts of the first bundle's golden vectors."""
-    texts = first.manifest.golden.raw
-    if not texts:
-        skipped.append("answers: the first bundle's golden vectors come without texts")
+    raws = [case.raw for case in load_golden(first) if case.raw is not None]
+    if not raws:
+        skipped.append("answers: the first bundle's golden vectors come without raw inputs")
         return None
     if not all(pipelines.values()):
         skipped.append("answers: a bundle has no variant that runs here")
         return None
     chosen = [next(iter(pipelines[side].values())) for side in SIDES]
     with quiet():
-        first_results, second_results = (one(list(texts)) for one in chosen)
+        first_results, second_results = (one(raws) for one in chosen)
     ids = (chosen[0].variant.id, chosen[1].variant.id)
     return alike(first_results, second_results, ids)
 
@@ -140,6 +143,9 @@ def alike(first: Sequence[Result], second: Sequence[Result], ids: tuple[str, str
         changes = [abs(one.score - dict(other.scores).get(one.label, 0.0)) for one, other in labels]
         same = sum(one.label == other.label for one, other in labels) / texts
         return Answers(texts, ids, same=same, score_change=sum(changes) / texts)
+    if not all(isinstance(one, Embedding) for one in (*first, *second)):
+        same = sum(a.as_json() == b.as_json() for a, b in zip(first, second, strict=True)) / texts
+        return Answers(texts, ids, same=same)
     vectors = [
         (one.vector, other.vector)
         for one, other in zip(first, second, strict=True)
@@ -168,10 +174,18 @@ def _latencies(
     }
     if not every:
         return {}
-    longest = min(one.max_length for one in every.values())
-    lengths = sorted({*(one for one in LENGTHS if one < longest), min(longest, LENGTHS[-1])})
     with quiet():
-        return interleaved_p50(every, lengths, runs)
+        return interleaved_p50(every, _feeds(bundles[0], min(p.max_length for p in every.values())),
+                               runs)  # fmt: skip
+
+
+def _feeds(first: VerifiedBundle, longest: int) -> dict[int, Mapping[str, Tensor]]:
+    """Inputs by length, up to `longest`; of a model without sequences, the first golden case."""
+    manifest = first.manifest
+    if not any(SEQUENCE in spec.shape for spec in manifest.inputs):
+        return {WHOLE: load_golden(first)[0].inputs}
+    lengths = sorted({*(one for one in LENGTHS if one < longest), min(longest, LENGTHS[-1])})
+    return {length: tokens(manifest.inputs, length) for length in lengths}
 
 
 def _cautions(a: Manifest, b: Manifest) -> Iterator[str]:
@@ -287,7 +301,9 @@ def _variant_lines(found: Comparison) -> list[str]:
             times = found.latency_ms.get(f"{side} {v.id}", {})
             cells = [f"{times[n]:.2f} {times[n] / of[n]:.2f}x" if times else "–" for n in lengths]
             rows.append([f"  {size(m.file(v.file).size_bytes)}", *cells])
-    head, *shown = table(["  size", *(f"ms @ {n}" for n in lengths)], rows).splitlines()
+    head, *shown = table(
+        ["  size", *(f"ms @ {n}" if n else "ms" for n in lengths)], rows
+    ).splitlines()
     lines = ["", head, *(line for pair in zip(names, shown, strict=True) for line in pair)]
     if lengths:
         lines.append("  p50, 1 thread, batch 1, all taking turns, on this host; x: of A's first")
@@ -299,12 +315,14 @@ def _answer_lines(found: Comparison) -> Iterator[str]:
     if answers is None:
         return
     yield ""
-    said = f"on A's {answers.texts} golden texts"
+    said = f"on A's {answers.texts} golden inputs"
     if answers.same is not None and answers.score_change is not None:
         yield (
             f"  {said}: {answers.same:.1%} the same label, "
             f"its probability off by {answers.score_change:.4f}"
         )
+    elif answers.same is not None:
+        yield f"  {said}: {answers.same:.1%} the very same result"
     elif answers.cosine_mean is not None:
         yield (
             f"  {said}: cosine {answers.cosine_mean:.4f} on average, "

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from converters.cache import tool_versions
 from converters.configs import VerifyConfig
 from converters.model import Candidate, Evidence, Job, Model
@@ -31,25 +29,20 @@ from edge_runtime.bundle.manifest import (
     Placement,
     Provenance,
     Quality,
-    Step,
-    TensorSpec,
     Tolerance,
     Variant,
 )
 from edge_runtime.bundle.verify import verify as verify_bundle
+from edge_runtime.inference.golden import load_golden
 from edge_runtime.inference.pipeline import Pipeline
 
-TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.safetensors"
 FLOOR_MARGIN = 0.03
 """Kept below the golden cosine measured here: another CPU rounds otherwise, a wrong engine is far
 off (0.07 was seen)."""
-MAX_TEXT_BYTES = 65536
-TOP_K = 5
-ONE_TOKEN = {name: np.ones((1, 1), dtype=np.int64) for name in ("input_ids", "attention_mask")}
 TOOLS = (
     "torch", "transformers", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer",
-    "ai-edge-litert", "tokenizers", "numpy",
+    "ai-edge-litert", "tensorflow", "tokenizers", "numpy",
 )  # fmt: skip
 
 
@@ -59,14 +52,17 @@ def write_bundle(
     """Write manifest and files to the folder `out`; variants as in `candidates`, all by default."""
     chosen = model.candidates if candidates is None else tuple(candidates)
     assert model.verdict is not None
+    golden = model.verdict.golden
     sources = {
-        GOLDEN_FILE: model.verdict.golden.path,
-        TOKENIZER_FILE: model.tokenizer.path,
+        GOLDEN_FILE: golden.artifact.path,
+        **golden.files,
+        **model.interface(job.recipe.data).files,
         **{candidate.file: candidate.artifact.path for candidate in chosen},
     }
     entries = []
     for name, source in sorted(sources.items()):
         data = source.read_bytes()
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(data)
         entries.append(file_entry(name, data))
     manifest = _manifest(model, job, chosen, tuple(entries))
@@ -87,6 +83,7 @@ def open_candidates(
     """
     bundle = verify_bundle(FolderReader(folder), files=False)
     wanted = {candidate.id for candidate in candidates}
+    first = load_golden(bundle)[0].inputs
     pipelines: dict[str, Pipeline] = {}
     try:
         for variant in bundle.manifest.variants:
@@ -96,7 +93,7 @@ def open_candidates(
                     pipelines[variant.id] = Pipeline.open(
                         bundle, variant, replace(engine, threads=threads) if engine else None
                     )
-                    pipelines[variant.id].run(ONE_TOKEN)
+                    pipelines[variant.id].run(first)
         yield pipelines
     finally:
         for pipeline in pipelines.values():
@@ -109,8 +106,7 @@ def _manifest(
     recipe, verdict = job.recipe, model.verdict
     assert verdict is not None
     evidence = {one.id: one for one in verdict.candidates}
-    width = len(model.classes) or model.source.hidden
-    token = ("batch", "sequence")
+    interface = model.interface(recipe.data)
     return Manifest(
         name=recipe.name,
         version=recipe.version,
@@ -118,45 +114,22 @@ def _manifest(
         task=recipe.task,
         profile=job.profile.name,
         profile_sha256=job.profile.sha256,
-        inputs=(
-            TensorSpec("input_ids", "int64", token),
-            TensorSpec("attention_mask", "int64", token),
-        ),
-        outputs=(TensorSpec(model.output, "float32", ("batch", width)),),
-        preprocess=(_tokenize(model, job),),
-        postprocess=_postprocess(model),
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        preprocess=interface.preprocess,
+        postprocess=interface.postprocess,
         variants=tuple(_variant(one, evidence.get(one.id), job) for one in candidates),
-        golden=Golden(GOLDEN_FILE, len(verdict.golden_texts), verdict.golden_texts),
+        golden=Golden(GOLDEN_FILE, verdict.golden.cases, verdict.golden.raw),
         quality=_quality(model, job, evidence.get(candidates[0].id)),
         files=files,
         provenance=Provenance(
-            source=model.source.name,
-            source_sha256=model.source.sha256,
-            licence=model.source.licence,
+            source=model.name,
+            source_sha256=model.source_sha256,
+            licence=model.licence,
             recipe_sha256=recipe.sha256,
             tools=tool_versions(*TOOLS),
         ),
     )
-
-
-def _tokenize(model: Model, job: Job) -> Step:
-    return Step(
-        "tokenize",
-        {
-            "file": TOKENIZER_FILE,
-            "max_length": job.recipe.data.max_length,
-            "max_bytes": MAX_TEXT_BYTES,
-            "pad_id": model.source.pad_id,
-            "inputs": ["input_ids", "attention_mask"],
-        },
-    )
-
-
-def _postprocess(model: Model) -> tuple[Step, ...]:
-    if model.head is None:
-        return (Step("l2_normalize"),)
-    top = Step("top_k", {"labels": list(model.classes), "k": min(TOP_K, len(model.classes))})
-    return (Step("softmax"), top)
 
 
 def _variant(candidate: Candidate, evidence: Evidence | None, job: Job) -> Variant:

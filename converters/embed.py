@@ -19,14 +19,14 @@ from converters.encoding import collate, encode, load_tokenizer
 from converters.ort import host_threads, open_session
 
 if TYPE_CHECKING:
-    from converters.model import Job, Model
+    from converters.model import Job, TextModel
 
 FloatArray = npt.NDArray[np.float32]
 BATCH = 16
 OPSET = 17
 
 
-def embed_rows(model: Model, rows: Rows, job: Job) -> FloatArray:
+def embed_rows(model: TextModel, rows: Rows, job: Job) -> FloatArray:
     """The pooled output for each row of `rows`, float32, shape (rows, hidden)."""
     max_length = job.recipe.data.max_length
     parts: dict[str, object] = {
@@ -57,7 +57,20 @@ def embed_rows(model: Model, rows: Rows, job: Job) -> FloatArray:
     return loaded
 
 
-def _encoder_onnx(model: Model) -> bytes:
+def answers_of(model: TextModel, rows: Rows, job: Job) -> FloatArray:
+    """The output for each row, (rows, width): the embedding, or through the head the logits."""
+    from converters.network import load_head
+
+    embeddings = embed_rows(model, rows, job)
+    if model.head is None:
+        return embeddings
+    head = load_head(model.head.parent)
+    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+    logits: FloatArray = embeddings @ weight.T + bias
+    return logits
+
+
+def _encoder_onnx(model: TextModel) -> bytes:
     """The encoder with pooling and without a head, fused."""
     from converters.export.onnx import export_onnx
     from converters.fuse import fuse_onnx

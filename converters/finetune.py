@@ -21,7 +21,7 @@ from converters.configs import FinetuneConfig
 from converters.data import Rows
 from converters.embed import embed_rows
 from converters.encoding import collate, encode, load_tokenizer
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import (
     HEAD_FILE,
     TextNetwork,
@@ -55,7 +55,9 @@ class Point:
     accuracy: float
 
 
-def finetune(model: Model, config: FinetuneConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+def finetune(
+    model: TextModel, config: FinetuneConfig, job: Job
+) -> tuple[TextModel, dict[str, Json]]:
     """The pass. A head-only pass needs `model` to hold the encoder and head it goes on from."""
     rows = _rows(config, job)
     precision = "float32" if config.freeze_backbone else training_precision(config.precision)
@@ -103,7 +105,7 @@ def _rows(config: FinetuneConfig, job: Job) -> Rows:
 
 
 def _train_all(
-    out: Path, model: Model, config: FinetuneConfig, job: Job, rows: Rows, precision: str
+    out: Path, model: TextModel, config: FinetuneConfig, job: Job, rows: Rows, precision: str
 ) -> None:
     """Encoder and head; writes both and the history to `out`."""
     seed_torch(job.recipe.seed)
@@ -114,7 +116,7 @@ def _train_all(
         for parameter in encoder.get_input_embeddings().parameters():
             parameter.requires_grad = False
     tokenizer = load_tokenizer(model.tokenizer.path, max_length=config.max_length)
-    texts, targets = encode(tokenizer, rows.texts), job.data.targets(rows)
+    texts, targets = encode(tokenizer, rows.texts), job.data.indexes(rows)
     groups = [
         {"params": [p for p in encoder.parameters() if p.requires_grad], "lr": config.lr},
         {"params": list(network.head.parameters()), "lr": config.head_lr},
@@ -133,7 +135,7 @@ def _train_all(
     with job.progress.count(f"training on {len(rows)} rows", steps) as advance:
         for batch in batches:
             inputs = collate([texts[index] for index in batch], model.source.pad_id)
-            wanted = torch.tensor([targets[index] for index in batch])
+            wanted = torch.from_numpy(targets[batch])
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 pooled = network.pooled(
                     torch.from_numpy(inputs.input_ids), torch.from_numpy(inputs.attention_mask)
@@ -147,12 +149,12 @@ def _train_all(
 
 
 def _train_head(
-    out: Path, model: Model, config: FinetuneConfig, job: Job, rows: Rows, precision: str
+    out: Path, model: TextModel, config: FinetuneConfig, job: Job, rows: Rows, precision: str
 ) -> None:
     """The head alone, on embeddings that are computed once; writes it and the history."""
     assert model.head is not None
     features = torch.from_numpy(embed_rows(model, rows, job))
-    targets = torch.tensor(job.data.targets(rows))
+    targets = torch.from_numpy(job.data.indexes(rows))
     seed_torch(job.recipe.seed)
     head = load_head(model.head.parent).train()
     steps = steps_of(len(rows), batch=config.batch, epochs=config.epochs)

@@ -57,7 +57,17 @@ def activations(backend: str, model: bytes, tokens: int) -> Activations:
 
     Of a LiteRT file the smallest entry point that holds so many.
     """
-    nodes, sizes, outputs = _READERS[backend](model, tokens)
+    return _activations(*_READERS[backend](model, tokens))
+
+
+def onnx_activations(model: bytes, feeds: Mapping[str, Any]) -> Activations:
+    """What an ONNX graph, as it stands, takes for these inputs."""
+    return _activations(*_onnx_fed(model, feeds))
+
+
+def _activations(
+    nodes: Sequence[Node], sizes: Mapping[str, int], outputs: Sequence[str]
+) -> Activations:
     lives = lifetimes(nodes, sizes, outputs)
     return Activations(peak(lives), arena(lives))
 
@@ -127,6 +137,16 @@ _Read = tuple[list[Node], dict[str, int], list[str]]
 
 
 def _onnx(model: bytes, tokens: int) -> _Read:
+    import onnx
+
+    graph = onnx.load_from_string(model).graph
+    constant = {one.name for one in graph.initializer}
+    ids = np.full((1, tokens), ORDINARY_ID, dtype=np.int64)
+    inputs = [one.name for one in graph.input if one.name not in constant]
+    return _onnx_fed(model, {n: np.ones_like(ids) if "mask" in n else ids for n in inputs})
+
+
+def _onnx_fed(model: bytes, feeds: Mapping[str, Any]) -> _Read:
     """The engine itself says how large each tensor is: it runs the graph once and shows all."""
     import onnx
 
@@ -141,13 +161,10 @@ def _onnx(model: bytes, tokens: int) -> _Read:
         if node.op_type != "Constant"
     ]  # fmt: skip
     outputs = [one.name for one in proto.graph.output]
-    inputs = [one.name for one in proto.graph.input if one.name not in constant]
     made = [name for node in nodes for name in node.makes]
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in made if name not in outputs
     )
-    ids = np.full((1, tokens), ORDINARY_ID, dtype=np.int64)
-    feeds = {name: np.ones_like(ids) if "mask" in name else ids for name in inputs}
     values = _run(proto.SerializeToString(), made, feeds)
     return nodes, {name: one.nbytes for name, one in {**feeds, **values}.items()}, outputs
 

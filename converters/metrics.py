@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from converters.data import Targets
 from edge_runtime.errors import InputError
+from edge_runtime.inference.tasks.table import TASKS
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
-Targets: TypeAlias = "npt.NDArray[np.int64] | npt.NDArray[np.float32] | None"
 Measure: TypeAlias = Callable[[FloatArray, FloatArray, Targets], Any]
 NEIGHBOURS = 10
 USER_MODULE = "edge_user_metric"
@@ -239,6 +240,26 @@ def spearman(answers: FloatArray, reference: FloatArray, targets: Targets) -> fl
     return float((a * b).sum()) / norm if norm else 0.0
 
 
+def closeness(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Coefficient of determination of all outputs against the reference's; 1 is the same."""
+    rest = np.square(reference.astype(np.float64) - answers).sum()
+    spread = np.square(reference.astype(np.float64) - reference.mean(axis=0)).sum()
+    return float(1 - rest / spread) if spread else float(rest == 0)
+
+
+def auc(answers: FloatArray, reference: FloatArray, targets: Targets) -> float:
+    """Area under the ROC curve of the first output: the share of pairs of a row of class 1 and one
+    of class 0 that it puts in order; ties count half. 0.5 where a class is missing.
+    """
+    wanted = np.asarray(targets) == 1
+    positive, negative = int(wanted.sum()), int((~wanted).sum())
+    if not positive or not negative:
+        return 0.5
+    ranks = _ranks(answers[:, 0])
+    above = float(ranks[wanted].sum()) - positive * (positive + 1) / 2
+    return above / (positive * negative)
+
+
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
@@ -263,15 +284,27 @@ METRICS: Mapping[str, Metric] = {
         Metric("rmse", negative_rmse, labelled=True, shown="number"),
         Metric("r2", r2, labelled=True, shown="number"),
         Metric("spearman", spearman, labelled=True, shown="number"),
+        Metric("auc", auc, labelled=True, shown="number"),
+        Metric("closeness", closeness, labelled=False, shown="number"),
     )
 }
-USUAL: Mapping[str, str] = {"text-classification": "accuracy", "embedding": "cosine"}
-"""Task → the metric that it is judged by where a recipe names none."""
+USUAL: Mapping[str, tuple[str, str]] = {
+    "labels": ("accuracy", "agreement"),
+    "vector": ("cosine", "cosine"),
+    "spans": ("agreement", "agreement"),
+    "boxes": ("cosine", "cosine"),
+    "mask": ("agreement", "agreement"),
+    "values": ("r2", "closeness"),
+    "anomaly": ("auc", "closeness"),
+    "tensors": ("cosine", "cosine"),
+}
+"""What a task answers → its metric where a recipe names none: with labels, and without."""
 
 
-def metric_for(task: str, named: str) -> str:
+def metric_for(task: str, named: str, *, labelled: bool = True) -> str:
     """The metric that a recipe names, or the usual one of its task where it names none."""
-    return named or USUAL[task]
+    with_labels, without = USUAL[TASKS[task].answers]
+    return named or (with_labels if labelled else without)
 
 
 def is_share(name: str) -> bool:

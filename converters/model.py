@@ -6,20 +6,28 @@ a Model is also the record of what it was made from.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from converters.bootstrap import Difference
 from converters.cache import Cache
-from converters.data import Dataset
+from converters.data import Dataset, Rows
 from converters.progress import Progress
-from converters.recipe import Recipe
+from converters.recipe import DataConfig, Recipe
 from converters.source import Source, file_sha256
+from converters.sources.interface import FloatModel, Interface
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
 
+FloatArray: TypeAlias = npt.NDArray[np.float32]
 FLOAT = "float32"
 SUFFIXES = {"onnxruntime": ".onnx", "litert": ".tflite"}
 """Engines that can be exported to, and what their files end in."""
@@ -106,19 +114,91 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Evidence on every candidate, the reference's own figures, and the golden vectors' file."""
+class GoldenCases:
+    """Golden vectors: a safetensors file, and each case's raw input as the manifest says it.
 
-    reference: Evidence
-    candidates: tuple[Evidence, ...]
-    golden: Artifact
-    golden_texts: tuple[str, ...]
-    host: str
+    `raw` is empty where inputs are tensors to begin with. `files`: name in the bundle → file of a
+    picture or a sound that `raw` names.
+    """
+
+    artifact: Artifact
+    cases: int
+    raw: tuple[str, ...]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Evidence on every candidate, the reference's own figures, and the golden vectors."""
+
+    reference: Evidence
+    candidates: tuple[Evidence, ...]
+    golden: GoldenCases
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model on its way. What a later pass adds is empty or None before it."""
+    """A model on its way. What a later pass adds is empty or None before it.
+
+    What it is made of is its subclasses' matter: `TextModel`, whose weights passes may change, and
+    `BroughtModel`, which is taken as it comes.
+    """
+
+    candidates: tuple[Candidate, ...] = ()
+    verdict: Verdict | None = None
+    bundle: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What the source is called."""
+        raise NotImplementedError
+
+    @property
+    def source_sha256(self) -> str:
+        """Digest of the source as it was found."""
+        raise NotImplementedError
+
+    @property
+    def licence(self) -> str:
+        """The source's, "unknown" where nobody says."""
+        raise NotImplementedError
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that shapes the answers and the steps, as they are now."""
+        raise NotImplementedError
+
+    @property
+    def fused_as(self) -> FusedAs:
+        """What the fusing of operators should look for."""
+        raise NotImplementedError
+
+    def interface(self, data: DataConfig) -> Interface:
+        """Tensors, and the steps around them."""
+        raise NotImplementedError
+
+    def opened(self, data: DataConfig, *, exporter: str = "torch") -> FloatModel:
+        """The float model as it is now, which can be exported and asked."""
+        raise NotImplementedError
+
+    def reference(self, rows: Rows, job: Job) -> FloatArray:
+        """What the metrics see of the answers to `rows` of the model before any compression."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class FusedAs:
+    """An architecture's name, and its heads and width; zeros where they are not known."""
+
+    architecture: str = ""
+    heads: int = 0
+    hidden: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel(Model):
+    """An encoder of texts, and a head where it is a classifier: what passes on weights work on."""
 
     source: Source
     tokenizer: Artifact
@@ -126,13 +206,10 @@ class Model:
     encoder_sha256: str
     head: Path | None = None
     classes: tuple[str, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    verdict: Verdict | None = None
-    bundle: Path | None = None
-    uncompressed: Model | None = None
+    uncompressed: TextModel | None = None
 
     @property
-    def original(self) -> Model:
+    def original(self) -> TextModel:
         """The model before it was compressed, whose answers are the reference; else this one."""
         return self.uncompressed or self
 
@@ -144,6 +221,88 @@ class Model:
     def head_sha256(self) -> str:
         """Digest of the head's file; "none" without a head."""
         return Artifact.of(self.head).sha256 if self.head else "none"
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def source_sha256(self) -> str:
+        return self.source.sha256
+
+    @property
+    def licence(self) -> str:
+        return self.source.licence
+
+    @property
+    def sha256(self) -> str:
+        parts = (self.encoder_sha256, self.head_sha256(), self.tokenizer.sha256, *self.classes)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def fused_as(self) -> FusedAs:
+        return FusedAs(self.source.architecture, self.source.heads, self.source.hidden)
+
+    def interface(self, data: DataConfig) -> Interface:
+        from converters.sources.encoder import encoder_interface
+
+        return encoder_interface(self, data.max_length)
+
+    def opened(self, data: DataConfig, *, exporter: str = "torch") -> FloatModel:
+        from converters.sources.encoder import EncoderModel
+
+        return EncoderModel(self, max_length=data.max_length, exporter=exporter)
+
+    def reference(self, rows: Rows, job: Job) -> FloatArray:
+        from converters.embed import answers_of
+
+        return answers_of(self.original, rows, job)
+
+
+@dataclass(frozen=True, slots=True)
+class BroughtModel(Model):
+    """A whole model that somebody brought, in any format; its weights stay as they are.
+
+    `declared` has the source's own steps, or the recipe's where it says any.
+    """
+
+    brought: FloatModel
+    declared: Interface
+
+    @property
+    def name(self) -> str:
+        return self.brought.name
+
+    @property
+    def source_sha256(self) -> str:
+        return self.brought.sha256
+
+    @property
+    def licence(self) -> str:
+        return self.brought.licence
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights and of what the recipe or the source declares around them."""
+        declared = asdict(replace(self.declared, files={}))
+        files = {name: file_sha256(path) for name, path in sorted(self.declared.files.items())}
+        parts = json.dumps([self.brought.sha256, declared, files], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+    @property
+    def fused_as(self) -> FusedAs:
+        return FusedAs(getattr(self.brought, "architecture", ""))
+
+    def interface(self, data: DataConfig) -> Interface:
+        return self.declared
+
+    def opened(self, data: DataConfig, *, exporter: str = "torch") -> FloatModel:
+        return self.brought
+
+    def reference(self, rows: Rows, job: Job) -> FloatArray:
+        from converters.scored import reference_of
+
+        return reference_of(self, rows, job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +325,7 @@ class Job:
         """Token counts that are measured and that fixed shapes get an entry point for, ascending.
 
         They are the profile's below the recipe's limit, and the limit itself: a text that is cut
-        there must fit.
+        there must fit. A model without sequences takes none of them into account.
         """
         longest = self.recipe.data.max_length
         return (*(n for n in self.profile.sequence_lengths if n < longest), longest)

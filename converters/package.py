@@ -159,6 +159,12 @@ def profile_of(bundle: VerifiedBundle) -> DeviceProfile | None:
     return profile if profile.sha256 == manifest.profile_sha256 else None
 
 
+def is_bundle(named: str) -> bool:
+    """Whether `named` is meant as a bundle and not as a model: by its ending or its manifest."""
+    path = Path(named)
+    return path.suffix == ".edge" or (path / MANIFEST_NAME).exists()
+
+
 def open_verified(path: Path) -> VerifiedBundle:
     """The bundle at `path`, every digest checked.
 

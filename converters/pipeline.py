@@ -12,23 +12,27 @@ import gc
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from converters.cache import Cache, tool_versions
 from converters.checks import check_continued, check_engines, check_metric, check_output
 from converters.configs import FinetuneConfig
-from converters.data import Dataset, load_dataset
+from converters.data import Dataset, load_dataset, load_splits
+from converters.declare import after, before
 from converters.interrupt import stop_if_interrupted
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, BroughtModel, Job, Model, TextModel
 from converters.passes import KINDS, PassConfig, kind_of, pass_words
 from converters.progress import Progress
 from converters.quiet import quiet
 from converters.recipe import Recipe, load_recipe
-from converters.source import load_source
-from edge_runtime.errors import InputError
+from converters.samples import Declared
+from converters.source import find_folder, is_text_encoder, load_source
+from converters.sources.table import Asked, format_of, open_model
+from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.fields import Json
+from edge_runtime.inference.tasks.table import TASKS
 from edge_runtime.profile import DeviceProfile
 
 Pass: TypeAlias = Callable[[Model, Any, Job], tuple[Model, dict[str, Json]]]
@@ -52,6 +56,11 @@ class Conversion:
     seconds: Mapping[str, float]
     quick: bool
 
+    @property
+    def text(self) -> TextModel:
+        """The model of a recipe whose passes change weights."""
+        return text_model(self.model)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -62,6 +71,8 @@ class Options:
     quick: bool = False
     source: str | None = None
     """Another model than the recipe's, where given."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Dimensions that the model leaves free, instead of the recipe's."""
 
 
 def convert(
@@ -76,15 +87,21 @@ def convert(
     check_engines(written, profiles)
     check_continued(written)
     check_metric(written)
-    recipe = _with_source(written, options.source)
-    data = load_dataset(recipe.data, recipe.task)
-    check_output(options.out)
+    recipe = _with_source(written, options)
     cache = Cache(options.cache)
+    if is_encoder(recipe):
+        data = load_dataset(recipe.data, recipe.task)
+        check_output(options.out)
+        model: Model = begin(recipe, data, cache)
+    else:
+        check_output(options.out)
+        with progress.busy(f"opening {recipe.source.model}"):
+            model, data = bring(recipe)
     done = []
     for profile in profiles:
         job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
         progress.say(f"{recipe.name} {recipe.version} for {profile.name}")
-        done.append(run_passes(begin(recipe, data, cache), recipe.passes, job))
+        done.append(run_passes(model, recipe.passes, job))
     return done
 
 
@@ -96,9 +113,9 @@ def run_passes(model: Model, passes: Sequence[PassConfig], job: Job) -> Conversi
         name = title_of(kind_of(config), figures)
         started = time.monotonic()
         if isinstance(config, FinetuneConfig):
-            model = _continued(model, config, job) if config.continue_from else model
-        elif KINDS[kind_of(config)].stage == COMPRESSED and model.uncompressed is None:
-            model = replace(model, uncompressed=model)
+            model = _continued(text_model(model), config, job) if config.continue_from else model
+        elif KINDS[kind_of(config)].stage == COMPRESSED and text_model(model).uncompressed is None:
+            model = replace(text_model(model), uncompressed=text_model(model))
         model, figures[name] = find_pass(config)(model, config, job)
         _give_back()
         stop_if_interrupted()
@@ -131,7 +148,56 @@ def find_pass(config: PassConfig) -> Pass:
     return found
 
 
-def begin(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
+def text_model(model: Model) -> TextModel:
+    """`model` as one whose weights passes change; a recipe is checked not to want it of others."""
+    if not isinstance(model, TextModel):
+        raise RuntimeError(f"{model.name} is no encoder of texts")
+    return model
+
+
+def is_encoder(recipe: Recipe) -> bool:
+    """Whether the source is an encoder of texts that passes may work on: a pass does, or the task
+    is embedding and the source's architecture is one of them.
+    """
+    return recipe.shapes_weights or (
+        recipe.task == "embedding"
+        and format_of(asked(recipe)) == "Hugging Face"
+        and is_text_encoder(find_folder(recipe.source.model, recipe.path.parent))
+    )
+
+
+def asked(recipe: Recipe) -> Asked:
+    """What the recipe says of its model."""
+    return Asked(
+        recipe.source.model,
+        recipe.path.parent,
+        recipe.source.licence,
+        recipe.task,
+        recipe.data.max_length,
+        recipe.source.shapes,
+    )
+
+
+def bring(recipe: Recipe) -> tuple[BroughtModel, Dataset]:
+    """The source as it was brought, with the steps around it, and its data.
+
+    Raises:
+        InputError: the model or the data is not as it should be, or nobody says what stands around
+            the model.
+    """
+    with quiet():
+        opened = open_model(asked(recipe))
+    interface = before(opened, recipe)
+    try:
+        takes, _ = Declared(recipe.name, interface).reader()
+    except IncompatibleError as reason:
+        raise InputError(f"{recipe.where}: {reason}") from None
+    data = load_splits(recipe.data, takes, TASKS[recipe.task].answers, interface.labels)
+    interface = after(interface, opened, recipe, data.calibration)
+    return BroughtModel(opened, interface), data
+
+
+def begin(recipe: Recipe, data: Dataset, cache: Cache) -> TextModel:
     """The source as it is, its tokenizer freed of padding and truncation of its own."""
     source = load_source(recipe.source, base=recipe.path.parent, max_length=_longest(recipe))
 
@@ -149,7 +215,7 @@ def begin(recipe: Recipe, data: Dataset, cache: Cache) -> Model:
 
     parts: dict[str, object] = {"source": source.sha256, "tools": tool_versions("tokenizers")}
     folder = cache.folder("tokenizer", parts, make)
-    return Model(
+    return TextModel(
         source=source,
         tokenizer=Artifact.of(folder / TOKENIZER_FILE),
         encoder=source.folder,
@@ -165,7 +231,7 @@ def _longest(recipe: Recipe) -> int:
     return max(recipe.data.max_length, training.max_length if training else 0)
 
 
-def _continued(model: Model, config: FinetuneConfig, job: Job) -> Model:
+def _continued(model: TextModel, config: FinetuneConfig, job: Job) -> TextModel:
     """The encoder and head of the recipe to go on from, trained now unless cached."""
     assert config.continue_from is not None
     before = load_recipe(config.continue_from)
@@ -174,11 +240,18 @@ def _continued(model: Model, config: FinetuneConfig, job: Job) -> Model:
     before = replace(before, source=job.recipe.source)
     job_before = replace(job, recipe=before, data=load_dataset(before.data, before.task))
     trained, _ = find_pass(earlier)(model, earlier, job_before)
-    return trained
+    return text_model(trained)
 
 
-def _with_source(recipe: Recipe, source: str | None) -> Recipe:
-    if source is None:
-        return recipe
-    named = str(Path(source).absolute()) if Path(source).is_dir() else source
-    return replace(recipe, source=replace(recipe.source, model=named, licence="unknown"))
+def _with_source(recipe: Recipe, options: Options) -> Recipe:
+    source = recipe.source
+    if options.source is not None:
+        named = options.source
+        if Path(named).exists():
+            named = str(Path(named).absolute())
+        elif ".py:" in named and not Path(named).is_absolute():
+            named = str(Path.cwd() / named)
+        source = replace(source, model=named, licence="unknown")
+    if options.shapes:
+        source = replace(source, shapes=options.shapes)
+    return replace(recipe, source=source)

@@ -170,7 +170,8 @@ def profile_text(profile: DeviceProfile) -> str:
         line = f"  {key} = {shown}{f'   ({source})' if source else ''}"
         lines.append(plain(line, MAX_ERROR))
     for engine in profile.engines:
-        about = f"  engine {engine.backend}: {engine.quantization}, {engine.threads} threads"
+        other = f" ({engine.convolutions} with convolutions)" if engine.convolutions else ""
+        about = f"  engine {engine.backend}: {engine.quantization}{other}, {engine.threads} threads"
         lines.append(plain(about))
     return "\n".join(lines)
 

@@ -26,7 +26,11 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 MAX_CONFIG_BYTES = 1 << 20
 MAX_TOLD = 300
 """Characters of what another's client says of its failure."""
-FETCHED = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", *WEIGHTS]
+FETCHED = [
+    "config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+    "preprocessor_config.json", "README.md", "*.safetensors.index.json", "model-*.safetensors",
+    *WEIGHTS,
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ def load_source(config: SourceConfig, *, base: Path, max_length: int) -> Source:
         InputError: it is missing or incomplete, its architecture is not a text encoder that we
             know, it is a generator, or it is too short for `max_length` tokens.
     """
-    folder = _find(config.model, base)
+    folder = find_folder(config.model, base)
     where = f"model {config.model}"
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     wanted = {"config.json": folder / "config.json", "tokenizer.json": folder / "tokenizer.json"}
@@ -95,6 +99,17 @@ def load_source(config: SourceConfig, *, base: Path, max_length: int) -> Source:
             f"{where}: takes at most {source.max_positions} tokens, max_length is {max_length}"
         )
     return source
+
+
+def is_text_encoder(folder: Path) -> bool:
+    """Whether the folder's architecture is one that passes on weights know, without a head."""
+    try:
+        data = (folder / "config.json").read_bytes()[: MAX_CONFIG_BYTES + 1]
+        config = decode_json(data, max_bytes=MAX_CONFIG_BYTES, where="config.json",
+                             error=InputError)  # fmt: skip
+    except (OSError, InputError):
+        return True  # whoever loads it says what is wrong
+    return isinstance(config, dict) and config.get("model_type") in ARCHITECTURES
 
 
 def _refuse_larger(f: Fields, source: Source, weights_bytes: int, where: str) -> None:
@@ -140,7 +155,12 @@ def file_sha256(path: Path) -> str:
     return found.hexdigest()
 
 
-def _find(model: str, base: Path) -> Path:
+def find_folder(model: str, base: Path) -> Path:
+    """The folder that `model` names; a relative one is relative to `base`.
+
+    Raises:
+        InputError: there is none, or it cannot be fetched.
+    """
     if model.startswith(PACKAGE):
         return _in_package(model.removeprefix(PACKAGE))
     folder = Path(model) if Path(model).is_absolute() else base / model

@@ -8,35 +8,61 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from converters.cache import tool_versions
 from converters.configs import ExportConfig, FuseConfig
-from converters.encoding import encode, load_tokenizer
-from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model
-from converters.quantize import quantizer
+from converters.feeds import longest_feeds
+from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model, TextModel
+from converters.operators import operators_of
+from converters.quantize import Quantized, quantizer
 from converters.quantize.config import Options, QuantizeConfig
+from converters.samples import Samples, read_samples
+from converters.source import file_sha256
+from converters.tensorflow.integers import float_operators
 from edge_runtime.bundle.manifest import Signature
+from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 
 TOOLS = {
     "onnxruntime": ("torch", "transformers", "onnx", "onnxruntime"),
     "litert": ("torch", "transformers", "litert-torch", "ai-edge-quantizer"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Exported:
-    data: bytes
-    signatures: tuple[Signature, ...] = ()
+CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "CONV_2D", "DEPTHWISE_CONV_2D",
+                          "TRANSPOSE_CONV", "CONV_3D"))  # fmt: skip
+"""Operators of either format that slide a kernel over a picture or a sound."""
+TENSORFLOW = "tensorflow_"
+"""What schemes of TensorFlow's own converter begin with."""
 
 
 def export(model: Model, config: ExportConfig, job: Job) -> tuple[Model, dict[str, Json]]:
-    """One float candidate for each engine of the profile, in the profile's order."""
-    candidates = [_export_one(engine.backend, model, config, job) for engine in job.profile.engines]
-    sizes: dict[str, Json] = {one.id: one.artifact.size_bytes for one in candidates}
-    return replace(model, candidates=tuple(candidates)), {"size_bytes": sizes}
+    """One float candidate for each engine of the profile, in the profile's order.
+
+    A model that was brought may lead to some engines only; the others are left out, and the
+    figures say why.
+
+    Raises:
+        InputError: nothing could be exported.
+    """
+    candidates: list[Candidate] = []
+    left_out: dict[str, Json] = {}
+    for engine in job.profile.engines:
+        try:
+            candidates.append(_export_one(engine.backend, model, config, job))
+        except InputError as reason:
+            if isinstance(model, TextModel):
+                raise
+            left_out[engine.backend] = str(reason)
+            job.progress.say(f"  left out  {engine.backend}: {reason}")
+    if not candidates:
+        raise InputError("; ".join(str(reason) for reason in left_out.values()))
+    figures: dict[str, Json] = {
+        "size_bytes": {one.id: one.artifact.size_bytes for one in candidates}
+    }
+    if left_out:
+        figures["left_out"] = left_out
+    return replace(model, candidates=tuple(candidates)), figures
 
 
 def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> Candidate:
@@ -45,16 +71,16 @@ def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> C
     optimum = () if fixed or config.exporter != "optimum" else ("optimum", "optimum-onnx")
     parts: dict[str, object] = {
         "backend": backend,
-        "encoder": model.encoder_sha256,
-        "head": model.head_sha256(),
+        "model": model.sha256,
         # What does not shape the file stays out of its key.
         "config": lengths if fixed else config,
         "tools": tool_versions(*TOOLS[backend], *optimum),
     }
 
     def make(out: Path) -> None:
+        opened = model.opened(job.recipe.data, exporter=config.exporter)
         with job.progress.busy(f"export for {backend}"):
-            made = _export_litert(model, lengths) if fixed else _export_onnx(model, config)
+            made = opened.export(backend, opset=config.opset, lengths=lengths)
         (out / _file(backend)).write_bytes(made.data)
         signatures = [asdict(one) for one in made.signatures]
         (out / "signatures.json").write_text(json.dumps(signatures))
@@ -71,27 +97,6 @@ def _file(backend: str) -> str:
     return f"model{SUFFIXES[backend]}"
 
 
-def _export_onnx(model: Model, config: ExportConfig) -> _Exported:
-    from converters.network import load_network
-
-    network = load_network(model.encoder, model.head)
-    if config.exporter == "optimum":
-        from converters.export.optimum import export_optimum
-
-        return _Exported(export_optimum(network, opset=config.opset))
-    from converters.export.onnx import export_onnx
-
-    return _Exported(export_onnx(network, opset=config.opset))
-
-
-def _export_litert(model: Model, lengths: list[int]) -> _Exported:
-    from converters.export.litert import export_litert, signatures
-    from converters.network import load_network
-
-    network = load_network(model.encoder, model.head)
-    return _Exported(export_litert(network, lengths=lengths), signatures(lengths))
-
-
 def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, Json]]:
     """The ONNX candidates with fused operators and folded constants; others as they are.
 
@@ -103,7 +108,7 @@ def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, J
     def rewrite(candidate: Candidate) -> Candidate:
         parts: dict[str, object] = {
             "file": candidate.artifact.sha256,
-            "source": model.source.architecture,
+            "fused_as": model.fused_as,
             "tokens": job.lengths[-1],
             "tools": tool_versions("onnx", "onnxruntime"),
         }
@@ -118,20 +123,19 @@ def _fuse_one(candidate: Candidate, model: Model, job: Job, out: Path) -> None:
     """Write file and figures to `out`."""
     from converters.fold import fold_constants
     from converters.fuse import fuse_onnx
-    from converters.memory import activations
+    from converters.memory import onnx_activations
 
-    plain, tokens = candidate.artifact.path.read_bytes(), job.lengths[-1]
+    plain, kind = candidate.artifact.path.read_bytes(), model.fused_as
+    feeds = longest_feeds(model.interface(job.recipe.data), job)
     with job.progress.busy(f"fuse operators of {candidate.id}"):
         fused, found = fuse_onnx(
             plain,
-            architecture=model.source.architecture,
-            heads=model.source.heads,
-            hidden=model.source.hidden,
+            architecture=kind.architecture,
+            heads=kind.heads,
+            hidden=kind.hidden,
         )
         fused, folded = fold_constants(fused)
-        before, after = (
-            activations("onnxruntime", one, tokens).peak_bytes for one in (plain, fused)
-        )
+        before, after = (onnx_activations(one, feeds).peak_bytes for one in (plain, fused))
     (out / _file("onnxruntime")).write_bytes(fused)
     figures = {
         "fused_operators": found,
@@ -152,32 +156,41 @@ def _each(model: Model, backend: str, rewrite: Callable[[Candidate], Candidate])
 
 def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dict[str, Json]]:
     """A quantized candidate for each engine, before the float ones; the profile says how."""
-    wanted = {engine.backend: engine.quantization for engine in job.profile.engines}
     quantized = tuple(
-        _quantize_one(one, config.options(one.backend, wanted[one.backend]), model, job)
+        _quantize_one(one, config.options(one.backend, _scheme(one, job)), model, job)
         for one in model.candidates
     )
     notes: dict[str, Json] = {one.id: dict(one.notes) for one in quantized}
     return replace(model, candidates=quantized + model.candidates), notes
 
 
+def _scheme(candidate: Candidate, job: Job) -> str:
+    """What the profile asks for, for a model like this."""
+    engine = job.profile.engine(candidate.backend)
+    assert engine is not None  # it was exported for it
+    if not engine.convolutions:
+        return engine.quantization
+    kinds = operators_of(candidate.artifact.path)
+    return engine.scheme(convolutional=bool(CONVOLUTIONS & set(kinds)))
+
+
 def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job) -> Candidate:
-    run = quantizer(candidate.backend, options)
+    interface = model.interface(job.recipe.data)
     name = _file(candidate.backend)
     parts: dict[str, object] = {
         "file": candidate.artifact.sha256,
         "options": options.key(),
         "calibration": job.data.calibration.sha256,
-        "tokenizer": model.tokenizer.sha256,
-        "max_length": job.recipe.data.max_length,
+        "steps": [asdict(step) for step in interface.preprocess],
+        "files": {name: file_sha256(path) for name, path in interface.files.items()},
+        "model": model.sha256 if options.scheme.startswith(TENSORFLOW) else "",
         "tools": tool_versions(*TOOLS[candidate.backend]),
     }
 
     def make(out: Path) -> None:
-        tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
-        texts = encode(tokenizer, job.data.calibration.texts)
+        samples = read_samples(interface, job.data.calibration, name=model.name)
         with job.progress.busy(f"quantize for {candidate.backend}, {options.precision}"):
-            made = run(candidate.artifact.path.read_bytes(), texts)
+            made = _quantized(candidate, options, model, samples, job)
         (out / name).write_bytes(made.model)
         (out / "notes.json").write_text(json.dumps(dict(made.notes)))
 
@@ -185,3 +198,24 @@ def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job
     notes: Mapping[str, Json] = json.loads((folder / "notes.json").read_text())
     artifact = Artifact.of(folder / name)
     return replace(candidate, precision=options.precision, artifact=artifact, notes=notes)
+
+
+def _quantized(
+    candidate: Candidate, options: Options, model: Model, samples: Samples, job: Job
+) -> Quantized:
+    """By the engine's own quantizer, or by TensorFlow's of the Keras model the file came from."""
+    if not options.scheme.startswith(TENSORFLOW):
+        run = quantizer(candidate.backend, options)
+        return run(candidate.artifact.path.read_bytes(), tuple(samples[: options.rows or None]))
+    opened = model.opened(job.recipe.data)
+    convert = getattr(opened, "quantize", None)
+    if convert is None:
+        raise InputError(
+            f"quantization {options.scheme}: TensorFlow quantizes Keras models and SavedModels, "
+            f"{model.name} is none"
+        )
+    few = samples[: options.rows or None]
+    made: bytes = convert(options.scheme, few)
+    left = dict(float_operators(made))
+    shown = ", ".join(f"{count} {name}" for name, count in left.items()) or "none"
+    return Quantized(made, {"calibration_rows": len(few), "float_operators": shown})

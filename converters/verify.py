@@ -2,7 +2,7 @@
 
 The candidates are put into a draft bundle and opened by the very code that a device runs. Each
 answers every test row one at a time, because that is how it will be asked; float candidates that
-only prove the export answer the first of them. The golden vectors come from the torch network.
+only prove the export answer the first of them. The golden vectors come from the float model itself.
 Nothing here believes a toolchain: a candidate that loads and answers nonsense is refused with its
 figure.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,27 +27,23 @@ from converters.cache import tool_versions
 from converters.configs import PackageConfig, VerifyConfig
 from converters.data import Rows
 from converters.draft import open_candidates, write_bundle
-from converters.embed import embed_rows
-from converters.encoding import Encoded, encode, load_tokenizer
+from converters.feeds import feeds_of
 from converters.figures import class_figures, confusion, wilson
+from converters.golden import golden_cases
 from converters.latency import interleaved_p50
 from converters.metrics import (
     ROUNDING,
     Figure,
-    Targets,
     cosines,
     figure_words,
     find_metric,
     metric_for,
 )
-from converters.model import Artifact, Candidate, ClassFigures, Evidence, Job, Model, Verdict
-from converters.network import load_head
-from converters.quiet import quiet
+from converters.model import Candidate, ClassFigures, Evidence, Job, Model, Verdict
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
 
 FloatArray = npt.NDArray[np.float32]
-GOLDEN_FILE = "golden.safetensors"
 
 
 def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[str, Json]]:
@@ -57,15 +53,14 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
         InputError: no quantized candidate, or where there is none, no candidate, is good enough.
     """
     rows = _rows(config, job)
-    reference = _reference(model, rows, job)  # 1
-    golden, texts = _golden(model, config, job)  # 2
+    reference = model.reference(rows, job)  # 1
+    golden = golden_cases(model, config.golden_cases, job)  # 2
     drafted = replace(
         model,
         verdict=Verdict(
             reference=_judge("reference", reference, reference, rows, config, job),
             candidates=(),
             golden=golden,
-            golden_texts=texts,
             host=_host(),
         ),
     )
@@ -73,7 +68,12 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
     found = []
     for asked in answer_all(drafted, draft, _asked(model, rows, config, job), job):  # 3
         evidence = _judge(
-            asked.candidate.id, asked.answers, reference[: len(asked.rows)], asked.rows, config, job
+            asked.candidate.id,
+            asked.answers,
+            reference[: len(asked.answers)],
+            asked.rows,
+            config,
+            job,
         )
         found.append(replace(evidence, golden_cosine=asked.golden_cosine))
     latencies = _latencies(drafted, draft, config, job)  # 4
@@ -103,70 +103,6 @@ def _asked(
     return [(one, rows if one.quantized else few) for one in model.candidates]
 
 
-def _reference(model: Model, rows: Rows, job: Job) -> FloatArray:
-    """The original's output for each row: its embedding, through its head where it has one."""
-    model = model.original
-    embeddings = embed_rows(model, rows, job)
-    if model.head is None:
-        return embeddings
-    head = load_head(model.head.parent)
-    weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
-    logits: FloatArray = embeddings @ weight.T + bias
-    return logits
-
-
-def _golden(model: Model, config: VerifyConfig, job: Job) -> tuple[Artifact, tuple[str, ...]]:
-    """Golden inputs and the torch network's outputs, for calibration texts of every length."""
-    texts = _golden_texts(model, config.golden_cases, job)
-    parts: dict[str, object] = {
-        "encoder": model.encoder_sha256,
-        "head": model.head_sha256(),
-        "tokenizer": model.tokenizer.sha256,
-        "texts": list(texts),
-        "max_length": job.recipe.data.max_length,
-        "tools": tool_versions("torch", "transformers", "tokenizers"),
-    }
-
-    def make(out: Path) -> None:
-        import torch
-        from safetensors.numpy import save_file
-
-        from converters.network import load_network
-
-        network = load_network(model.encoder, model.head)
-        tensors: dict[str, npt.NDArray[np.generic]] = {}
-        for case, text in enumerate(_encode(model, texts, job)):
-            with quiet(), torch.inference_mode():
-                output = network(
-                    torch.from_numpy(text.input_ids), torch.from_numpy(text.attention_mask)
-                )[network.output_name]
-            for name, tensor in text.tensors().items():
-                tensors[f"{case}.{name}"] = tensor
-            tensors[f"{case}.{network.output_name}"] = output.numpy()
-        save_file(tensors, out / GOLDEN_FILE)
-
-    folder = job.cache.folder("golden", parts, make)
-    return Artifact.of(folder / GOLDEN_FILE), texts
-
-
-def _golden_texts(model: Model, count: int, job: Job) -> tuple[str, ...]:
-    """Calibration texts at evenly spaced ranks of length; the first is cut to a few words.
-
-    Golden texts are public and stay in the bundle; short ones prove the short entry points.
-    """
-    ranked = sorted(set(job.data.calibration.texts), key=lambda text: (len(text), text))
-    count = min(count, len(ranked))
-    picked = [ranked[(2 * place + 1) * len(ranked) // (2 * count)] for place in range(count)]
-    words = picked[0].split()
-    picked[0] = " ".join(words[:5]) if words else picked[0]
-    return tuple(picked)
-
-
-def _encode(model: Model, texts: Sequence[str], job: Job) -> tuple[Encoded, ...]:
-    tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
-    return encode(tokenizer, texts)
-
-
 def draft_folder(model: Model, job: Job) -> Path:
     """A bundle of every candidate, without floors or figures, in the cache."""
     parts: dict[str, object] = {
@@ -174,7 +110,7 @@ def draft_folder(model: Model, job: Job) -> Path:
         "ids": [candidate.id for candidate in model.candidates],
         "profile": job.profile.sha256,
         "recipe": job.recipe.sha256,
-        "golden": model.verdict.golden.sha256 if model.verdict else "",
+        "golden": model.verdict.golden.artifact.sha256 if model.verdict else "",
         "quick": job.quick,
     }
 
@@ -201,7 +137,8 @@ def _latencies(
             open_candidates(draft, job, model.candidates, threads=1) as pipelines,
             job.progress.busy("latency, all variants in turn"),
         ):
-            found = interleaved_p50(pipelines, job.lengths, config.latency_runs)
+            feeds = feeds_of(model.interface(job.recipe.data), job)
+            found = interleaved_p50(pipelines, feeds, config.latency_runs)
         return {
             name: {str(length): p50 for length, p50 in times.items()}
             for name, times in found.items()
@@ -222,25 +159,26 @@ def _judge(
     job: Job,
 ) -> Evidence:
     """Figures of `answers` against labels and reference, without latency and verdict."""
-    named = metric_for(job.recipe.task, config.metric)
+    targets = job.data.targets(rows)
+    named = metric_for(job.recipe.task, config.metric, labelled=targets is not None)
     metric = find_metric(named, base=job.recipe.path.parent)
-    targets = None if rows.labels is None else np.array(job.data.targets(rows))
     close = cosines(answers, reference)
     found = paired(metric, answers, reference, reference, targets)
     classes: tuple[ClassFigures, ...] = ()
     confused: tuple[tuple[int, ...], ...] = ()
-    if targets is not None:
-        classes = class_figures(job.data.classes, targets, reference, answers)
-        confused = confusion(len(job.data.classes), targets, answers)
+    if targets is not None and job.data.classified:
+        labels = targets.astype(np.int64)
+        classes = class_figures(job.data.classes, labels, reference, answers)
+        confused = confusion(len(job.data.classes), labels, answers)
     return Evidence(
         id=name,
         metric=metric.name,
         value=found.candidate.value,
         reference=found.baseline.value,
-        interval=_interval(found.candidate),
+        interval=found.interval or _interval(found.candidate),
         difference=found.difference,
-        n=len(rows),
-        agreement=_agreement(answers, reference, close, targets),
+        n=len(answers),
+        agreement=_agreement(answers, reference, close, bool(classes)),
         cosine_mean=float(close.mean()),
         cosine_min=float(close.min()),
         golden_cosine=1.0,
@@ -252,22 +190,18 @@ def _judge(
 
 
 def _interval(figure: Figure) -> tuple[float, float]:
-    """95 % interval of the figure: Wilson's of a share, by bootstrap of other means of rows.
-
-    A figure that rows have no share in gets none: it is its own interval.
-    """
-    if figure.scores is None:
-        return figure.value, figure.value
+    """95 % interval of a mean over rows: Wilson's of a share, by bootstrap of others."""
+    assert figure.scores is not None  # else it has one already
     if np.isin(figure.scores, (0, 1)).all():
         return wilson(int(figure.scores.sum()), len(figure.scores))
     return interval(figure.scores)
 
 
 def _agreement(
-    answers: FloatArray, reference: FloatArray, close: FloatArray, targets: Targets
+    answers: FloatArray, reference: FloatArray, close: FloatArray, classified: bool
 ) -> float:
     """Share of rows with the reference's class; without classes, the mean cosine."""
-    if targets is None:
+    if not classified:
         return float(close.mean())
     return float((answers.argmax(axis=1) == reference.argmax(axis=1)).mean())
 

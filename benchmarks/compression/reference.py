@@ -90,17 +90,17 @@ def load_reference(
         inputs_file=work / "inputs.json",
         rows_file=work / "test.npz",
         rows=rows,
-        targets=np.array(dataset.targets(test), dtype=np.int64) if classifier else None,
+        targets=dataset.indexes(test) if classifier else None,
         embeddings=None if classifier else _embeddings(inputs.onnx, rows, work),
         digest=hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in parts)).hexdigest(),
     )
 
 
 def _dataset(data: Path, task: str, max_length: int) -> Dataset:
-    splits = {name: data / f"{name}.jsonl.xz" for name in ("train", "calibration", "test")}
-    config = DataConfig(
-        **splits, unlabelled=None, text="text", label="label", max_length=max_length
+    train, calibration, test = (
+        data / f"{name}.jsonl.xz" for name in ("train", "calibration", "test")
     )
+    config = DataConfig(train, calibration, test, None, "text", "label", max_length)
     return load_dataset(config, task)
 
 

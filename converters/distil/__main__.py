@@ -17,7 +17,7 @@ from converters.cache import Cache, default_folder
 from converters.data import load_dataset
 from converters.distil.config import DistilConfig
 from converters.distil.processes import Processes
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.passes import PassConfig
 from converters.pipeline import begin, run_passes
 from converters.progress import Silent, Terminal
@@ -69,16 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def distil_all(job: Job, processes: Processes) -> Model:
+def distil_all(job: Job, processes: Processes) -> TextModel:
     """The model after the recipe's last distil pass."""
     with processes.first_here_goes_first():
         model = begin(job.recipe, job.data, job.cache)
     for config in _until_last(job.recipe):
         if isinstance(config, DistilConfig):
-            model = run_passes(model, [config], job).model
+            model = run_passes(model, [config], job).text
             continue
         with processes.first_here_goes_first():
-            model = run_passes(model, [config], job).model
+            model = run_passes(model, [config], job).text
     return model
 
 

@@ -30,7 +30,7 @@ from converters.distil.student import Learner, Observed, make_student
 from converters.distil.teachers import Task, tasks_of, teachers_of
 from converters.distil.train import train
 from converters.encoding import encode, load_tokenizer
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import (
     CONFIG_FILE,
     HEAD_FILE,
@@ -52,7 +52,7 @@ STAGE = "distil"
 FIGURES_FILE = "figures.json"
 
 
-def distil(model: Model, config: DistilConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+def distil(model: TextModel, config: DistilConfig, job: Job) -> tuple[TextModel, dict[str, Json]]:
     """The pass.
 
     Raises:
@@ -87,7 +87,7 @@ def distil(model: Model, config: DistilConfig, job: Job) -> tuple[Model, dict[st
     return _done(model, folder), figures | {"cached": cached}
 
 
-def _check(model: Model, config: DistilConfig) -> None:
+def _check(model: TextModel, config: DistilConfig) -> None:
     trimmed = model.tokenizer.sha256 != model.original.tokenizer.sha256
     if config.live and trimmed:
         raise InputError(
@@ -114,7 +114,7 @@ def _longest(config: DistilConfig, job: Job) -> int:
 
 
 def _parts(
-    model: Model, config: DistilConfig, job: Job, tasks: list[Task], lessons: Lessons
+    model: TextModel, config: DistilConfig, job: Job, tasks: list[Task], lessons: Lessons
 ) -> dict[str, object]:
     teachers = [
         [one.encoder_sha256, one.head_sha256(), one.tokenizer.sha256, list(one.classes)]
@@ -144,7 +144,7 @@ def _parts(
     }
 
 
-def _done(model: Model, folder: Path) -> Model:
+def _done(model: TextModel, folder: Path) -> TextModel:
     """The model whose encoder and head are in `folder`."""
     encoder = folder / "encoder"
     config = json.loads((encoder / CONFIG_FILE).read_text())
@@ -161,7 +161,7 @@ def _done(model: Model, folder: Path) -> Model:
 
 def _make(
     out: Path,
-    model: Model,
+    model: TextModel,
     config: DistilConfig,
     job: Job,
     tasks: list[Task],
@@ -217,7 +217,7 @@ def _make(
     (out / FIGURES_FILE).write_text(json.dumps(figures) + "\n")
 
 
-def _seed(model: Model, job: Job) -> int:
+def _seed(model: TextModel, job: Job) -> int:
     """Of the order of batches: another one for a student that goes on from a training before."""
     return int.from_bytes(
         hashlib.sha256(f"{job.recipe.seed} {model.encoder_sha256}".encode()).digest()[:8], "big"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from converters.data import Rows, without
 from converters.distil.losses import NO_LABEL
 from converters.embed import embed_rows
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 
 FloatArray = npt.NDArray[np.float32]
 FIRST_BLOCK = 1024
@@ -63,7 +63,7 @@ def gather(job: Job, others: Sequence[Rows], limit: int) -> Lessons:
     if 0 < limit < total:
         every = [rows.first(max(1, limit * len(rows) // total)) for rows in every]
     labels = [
-        np.asarray(data.targets(rows), dtype=np.int64)
+        data.indexes(rows)
         if rows.labels is not None and place < len(own)
         else np.full(len(rows), NO_LABEL, dtype=np.int64)
         for place, rows in enumerate(every)
@@ -86,7 +86,7 @@ def _held_out(texts: Sequence[str]) -> npt.NDArray[np.bool_]:
     return held
 
 
-def pooled_outputs(model: Model, lessons: Lessons, job: Job, max_length: int) -> FloatArray:
+def pooled_outputs(model: TextModel, lessons: Lessons, job: Job, max_length: int) -> FloatArray:
     """The pooled output of `model` for every row, float32 (rows, hidden)."""
     data = replace(job.recipe.data, max_length=max_length)
     job = replace(job, recipe=replace(job.recipe, data=data))

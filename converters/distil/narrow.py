@@ -17,7 +17,7 @@ import torch
 
 from converters.anatomy import anatomy_of, layers_of, remember_shapes, reshape
 from converters.encoding import collate, encode, load_tokenizer
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import POOLERS, TextNetwork
 from converters.quiet import quiet
 from converters.source import SHAPES_KEY
@@ -29,7 +29,7 @@ RIDGE = 1e-3
 """Of a least-squares fit, relative to the mean variance of what is fitted from."""
 
 
-def narrow(network: TextNetwork, width: int, model: Model, job: Job) -> TextNetwork:
+def narrow(network: TextNetwork, width: int, model: TextModel, job: Job) -> TextNetwork:
     """The network with hidden size `width`, its weights from the one at hand, in eval mode.
 
     Raises:
@@ -67,7 +67,7 @@ def _check(encoder: Any, width: int) -> None:
         )
 
 
-def _few_texts(model: Model, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+def _few_texts(model: TextModel, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
     """Calibration texts as ids and mask, int64 (texts, tokens)."""
     tokenizer = load_tokenizer(model.tokenizer.path, max_length=job.recipe.data.max_length)
     texts = encode(tokenizer, job.data.calibration.texts[:FITTED_TEXTS])

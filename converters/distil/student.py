@@ -14,14 +14,14 @@ import torch
 from converters.anatomy import keep_layers, layers_of
 from converters.distil.config import DistilConfig
 from converters.distil.narrow import narrow
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import TextNetwork, load_encoder, load_head, mean_pool
 from edge_runtime.errors import InputError
 
 RELATED = ("query", "key", "value")
 
 
-def make_student(model: Model, config: DistilConfig, job: Job) -> TextNetwork:
+def make_student(model: TextModel, config: DistilConfig, job: Job) -> TextNetwork:
     """The network that will be trained, in eval mode, without the parts that are not kept.
 
     Raises:

@@ -19,7 +19,7 @@ from converters.configs import FinetuneConfig
 from converters.data import Rows, load_dataset
 from converters.distil.config import TaskConfig
 from converters.distil.lessons import Lessons, pooled_outputs
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import load_head
 from converters.recipe import load_recipe
 from edge_runtime.errors import InputError
@@ -32,7 +32,7 @@ class Task:
     """One task of the student: its teacher, and the weight of its soft labels."""
 
     name: str
-    model: Model
+    model: TextModel
     weight: float
     train: Rows | None = None
 
@@ -54,7 +54,7 @@ class Teacher:
         return found
 
 
-def tasks_of(model: Model, configs: Sequence[TaskConfig], job: Job) -> list[Task]:
+def tasks_of(model: TextModel, configs: Sequence[TaskConfig], job: Job) -> list[Task]:
     """The recipe's own task first, weight 1, then the others'.
 
     Raises:
@@ -66,7 +66,7 @@ def tasks_of(model: Model, configs: Sequence[TaskConfig], job: Job) -> list[Task
     ]
 
 
-def _other(model: Model, config: TaskConfig, job: Job) -> Task:
+def _other(model: TextModel, config: TaskConfig, job: Job) -> Task:
     from converters.finetune import finetune
 
     recipe = load_recipe(config.recipe)
@@ -76,7 +76,7 @@ def _other(model: Model, config: TaskConfig, job: Job) -> Task:
             f"{recipe.where}: cannot teach a task; expected a finetune pass that trains an encoder"
         )
     source, original = model.source, model.original
-    start = Model(original.source, original.tokenizer, source.folder, source.sha256)
+    start = TextModel(original.source, original.tokenizer, source.folder, source.sha256)
     recipe = replace(recipe, source=job.recipe.source)
     data = load_dataset(recipe.data, recipe.task)
     trained, _ = finetune(start, trains, replace(job, recipe=recipe, data=data))

@@ -20,7 +20,7 @@ from converters.anatomy import ROLES, layers_of
 from converters.cache import tool_versions
 from converters.data import Rows
 from converters.encoding import encode, load_tokenizer
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import CONFIG_FILE, WEIGHTS_FILE, load_encoder, load_head, save_encoder
 from converters.ort import host_threads
 from converters.prune import sparse, structured
@@ -58,7 +58,7 @@ class _Work:
         return Method(self.config.criterion, self.config.reconstruct)
 
 
-def prune(model: Model, config: PruneConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+def prune(model: TextModel, config: PruneConfig, job: Job) -> tuple[TextModel, dict[str, Json]]:
     """The pass. Tokenizer, head and the number of layers stay as they are.
 
     Raises:
@@ -99,17 +99,17 @@ def texts_for(config: PruneConfig, job: Job) -> tuple[Rows, Rows]:
         raise InputError(f"data {rows.path}: pruning needs 2 calibration texts or more, found 1")
     back = max(1, min(HELD, len(rows) // 5))
     held = replace(
-        rows, texts=rows.texts[-back:], labels=None, sha256=f"{rows.sha256}: last {back}"
+        rows, inputs=rows.texts[-back:], labels=None, sha256=f"{rows.sha256}: last {back}"
     )
     fit = rows.first(min(config.rows, len(rows) - back))
     more = job.data.unlabelled
     if len(fit) < config.rows and more:
         added = more.first(config.rows - len(fit))
-        fit = replace(fit, texts=fit.texts + added.texts, sha256=f"{fit.sha256} + {added.sha256}")
+        fit = replace(fit, inputs=fit.texts + added.texts, sha256=f"{fit.sha256} + {added.sha256}")
     return fit, held
 
 
-def _start(model: Model, config: PruneConfig, job: Job, fit: Rows, held: Rows) -> _Work:
+def _start(model: TextModel, config: PruneConfig, job: Job, fit: Rows, held: Rows) -> _Work:
     encoder = load_encoder(model.encoder)
     layers = layers_of(encoder)
     if config.parts in PARTS:

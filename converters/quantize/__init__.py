@@ -1,21 +1,23 @@
 """From a float file to a quantized one: one function an engine, told what to do by `Options`.
 
 What a scheme's name means is in `scheme`; what a recipe may say in `config`. Each engine's function
-takes the float file, calibration texts and options, and reads them all the same way.
+takes the float file, calibration samples and options, and reads them all the same way.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-from converters.encoding import Encoded
 from converters.quantize.config import Options
+from converters.quantize.samples import Sample
 from converters.quantize.scheme import SCHEMES, known_scheme, refusal
 from edge_runtime.errors import InputError
+
+Note: TypeAlias = float | int | str | list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,11 @@ class Quantized:
     """A quantized file, and figures of how it came about for the report."""
 
     model: bytes
-    notes: Mapping[str, float | int | str]
+    notes: Mapping[str, Note]
 
 
-Quantizer: TypeAlias = Callable[[bytes, tuple[Encoded, ...]], Quantized]
-"""(float model, calibration inputs) → quantized model."""
+Quantizer: TypeAlias = Callable[[bytes, Sequence[Sample]], Quantized]
+"""(float model, calibration samples) → quantized model."""
 
 ENGINES: Mapping[str, str] = {
     "onnxruntime": "converters.quantize.onnxruntime:quantize_onnx",

@@ -20,7 +20,7 @@ CALIBRATIONS = ("minmax", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "gptq")
 SEARCH = "search"
 ENGINE_FIELDS = (
-    "scheme", "calibration", "percentile", "smooth", "rounding", "rows", "layers"
+    "scheme", "calibration", "percentile", "smooth", "rounding", "rows", "layers", "integer"
 )  # fmt: skip
 
 
@@ -32,7 +32,8 @@ class Options:
     (50..100) how much of them its namesake keeps. `smooth` is a strength, 0..1, or "search".
     `rounding` "gptq" lets the weights not yet rounded make good the error of those that are.
     `rows` calibration texts are read, 0 means all. `layers`: pattern of a layer's name → scheme;
-    the last that matches counts.
+    the last that matches counts. `integer` is for LiteRT: inputs and outputs are integers too, and
+    nothing is kept float for the sake of accuracy.
     """
 
     scheme: str
@@ -42,6 +43,7 @@ class Options:
     rounding: str = "nearest"
     rows: int = 256
     layers: Mapping[str, str] = field(default_factory=dict)
+    integer: bool = False
 
     def over(self, default: str) -> Options:
         """The same with `default` for a scheme that is not given, and `smooth_` made a strength."""
@@ -56,11 +58,15 @@ class Options:
         """The scheme with what was done to it, as a candidate's id says it."""
         before = SMOOTH if self.smooth else ""
         after = "_gptq" if self.rounding == "gptq" else ""
-        return f"{before}{self.scheme}{after}{'_mixed' if self.layers else ''}"
+        mixed, whole = "_mixed" if self.layers else "", "_integer" if self.integer else ""
+        return f"{before}{self.scheme}{after}{mixed}{whole}"
 
     def key(self) -> dict[str, object]:
         """Everything that shapes the file, for the cache; layers in their order, which counts."""
-        return {**asdict(self), "layers": list(self.layers.items())}
+        key = {**asdict(self), "layers": list(self.layers.items())}
+        if not self.integer:  # as keys were before there was the option: what is cached stays so
+            del key["integer"]
+        return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,15 @@ def _options(engine: str, f: Fields, scheme: str) -> Options:
         rounding=f.choice("rounding", ROUNDINGS, "nearest"),
         rows=f.integer("rows", 256),
         layers={pattern: layers.text(pattern) for pattern in f.mapping("layers", {})},
+        integer=f.boolean("integer", False),
     )
+    if options.integer and engine != "litert":
+        f.fault(f"{f.where}: integer is for litert; leave it out")
+    if options.integer and options.scheme and not options.scheme.startswith("static"):
+        f.fault(
+            f"{f.where}: integer needs a static scheme, such as static_w8a8_channel, found "
+            f"{options.scheme}"
+        )
     if engine != "onnxruntime" and (options.smooth or options.rounding != "nearest"):
         f.fault(f"{f.where}: smooth and rounding are for onnxruntime; leave them out")
     for where, name in (("scheme", options.scheme), *options.layers.items()):

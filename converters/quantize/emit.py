@@ -3,19 +3,20 @@
 `EMIT` maps what a scheme does with activations to the function that writes the nodes. Weights are
 written once, by `_codes`: as int8, or as the indices of a codebook with the nodes that look them
 up. The engine folds those when it loads the file, so a codebook costs nothing while it runs.
+Convolutions that compute in integers are `convolutions`' business; here they have small weights.
 Activations are quantized once, however many layers read them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from converters.quantize.graph import CONTRIB, Graph, Layer, Seen
+from converters.quantize.graph import CONTRIB, CONVOLUTIONS, Graph, Layer, Seen
 from converters.quantize.observers import RANGES, affine
 from converters.quantize.rounding import gptq
 from converters.quantize.scheme import Scheme
@@ -46,15 +47,54 @@ class Rewriter:
             _embedding(self, layer, scheme)
         elif layer.op == "MatMul" and scheme.block:
             _blocks(self, layer, scheme)
+        elif layer.op == "Gemm":
+            _gemm(self, node, layer, scheme)
+        elif layer.op in CONVOLUTIONS:  # those in integers were rewritten before, see above
+            _weight_only(self, node, layer, scheme)
         else:
             EMIT[scheme.activations](self, node, layer, scheme)
 
     def quantized(self, layer: Layer, scheme: Scheme) -> tuple[Grid, npt.NDArray[np.int64]]:
         """The grid of the layer's weight and the index of every weight on it, (in, out)."""
-        weight = self.graph.array(layer.weight).astype(np.float32)
+        weight = as_matrix(self.graph.array(layer.weight).astype(np.float32), layer.op)
         grid = grid_of(weight, scheme)
         gram = self.seen.grams.get(layer.source)
         return grid, grid.all_indices(weight) if gram is None else gptq(weight, gram, grid)
+
+
+def _gemm(at: Rewriter, node: onnx.NodeProto, layer: Layer, scheme: Scheme) -> None:
+    """As a MatMul and, where it has a bias, an Add; `node` has no attributes."""
+    from onnx import helper
+
+    biased = len(node.input) > 2
+    product = f"{layer.output}.product" if biased else layer.output
+    matmul = helper.make_node("MatMul", node.input[:2], [product], node.name)
+    at.rewrite(matmul, replace(layer, op="MatMul", output=product), scheme)
+    if biased:
+        at.graph.node("Add", [product, node.input[2]], layer.output)
+
+
+def as_matrix(weight: FloatArray, op: str) -> FloatArray:
+    """`weight` as (in, out): of a kernel, all that one output channel reads is a column."""
+    if op not in CONVOLUTIONS:
+        return weight
+    at = 0 if op == "Conv" else 1
+    return np.ascontiguousarray(np.moveaxis(weight, at, -1).reshape(-1, weight.shape[at]))
+
+
+def _as_kernel(at: Rewriter, layer: Layer, matrix: str) -> str:
+    """The node's weight from its matrix, by nodes that the engine folds: undoes `as_matrix`."""
+    if layer.op not in CONVOLUTIONS:
+        return matrix
+    graph, name = at.graph, layer.weight
+    axis = 0 if layer.op == "Conv" else 1
+    dims = list(graph.constants[name].dims)
+    out = dims.pop(axis)
+    shape = graph.constant(f"{name}.dims", np.array([*dims, out]))
+    order = list(range(len(dims)))
+    order.insert(axis, len(dims))
+    reshaped = graph.node("Reshape", [matrix, shape], f"{name}.shaped")
+    return graph.node("Transpose", [reshaped], f"{name}.kernel", perm=order)
 
 
 def _codes(
@@ -90,6 +130,8 @@ def _unpack(graph: Graph, name: str, packed: str) -> str:
 def _float_weight(at: Rewriter, layer: Layer, scheme: Scheme) -> str:
     """The weight as float32, decoded when the engine loads the file."""
     graph, name = at.graph, layer.weight
+    if layer.op in CONVOLUTIONS and scheme.block:  # a kernel rarely has whole blocks of inputs
+        scheme = replace(scheme, block=0, share="channel")
     grid, indices = at.quantized(layer, scheme)
     codes = _codes(at, name, grid, indices, scheme)
     if np.all(grid.codes == np.rint(grid.codes)):
@@ -121,7 +163,7 @@ def _integer_weight(at: Rewriter, layer: Layer, scheme: Scheme) -> tuple[str, st
 
 def _weight_only(at: Rewriter, node: onnx.NodeProto, layer: Layer, scheme: Scheme) -> None:
     """The same operator, its weight decoded from the grid."""
-    node.input[1] = _float_weight(at, layer, scheme)
+    node.input[1] = _as_kernel(at, layer, _float_weight(at, layer, scheme))
     at.graph.nodes.append(node)
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from converters.encoding import Encoded
 from converters.ort import open_session
-from converters.quantize.graph import Graph, find_layers, open_embeddings
+from converters.quantize.graph import Graph, find_layers
 from converters.quantize.litert_file import layer_tensors, layers_of
+from converters.quantize.onnxruntime import prepare
+from converters.quantize.samples import Sample
 
 MOST_DB = 150.0
 """Of two tensors that are the same."""
@@ -35,7 +36,7 @@ Pairs = Iterable[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 
 
 def layer_errors(
-    backend: str, model: bytes, quantized: bytes, texts: Sequence[Encoded]
+    backend: str, model: bytes, quantized: bytes, texts: Sequence[Sample]
 ) -> tuple[LayerError, ...]:
     """One error a layer that both files have, in the order of the graph; float32 tensors only."""
     powers: dict[str, tuple[float, float]] = {}
@@ -49,8 +50,8 @@ def layer_errors(
     return tuple(LayerError(layer, _db(*both), _ratio(*both)) for layer, both in powers.items())
 
 
-def _onnx_pairs(model: bytes, quantized: bytes, texts: Sequence[Encoded]) -> Pairs:
-    opened = open_embeddings(model)
+def _onnx_pairs(model: bytes, quantized: bytes, texts: Sequence[Sample]) -> Pairs:
+    opened = prepare(model)
     there = {name for node in Graph(quantized).proto.graph.node for name in node.output}
     layers = [one for one in find_layers(Graph(opened).proto) if one.output in there]
     names = [one.output for one in layers]
@@ -61,7 +62,7 @@ def _onnx_pairs(model: bytes, quantized: bytes, texts: Sequence[Encoded]) -> Pai
             yield layer.name, signal, found
 
 
-def _litert_pairs(model: bytes, quantized: bytes, texts: Sequence[Encoded]) -> Pairs:
+def _litert_pairs(model: bytes, quantized: bytes, texts: Sequence[Sample]) -> Pairs:
     names = {layer.output for layer in layers_of(model)}
     both = [layer_tensors(file, texts, names) for file in (model, quantized)]
     for signals, found in zip(*both, strict=True):
@@ -70,7 +71,7 @@ def _litert_pairs(model: bytes, quantized: bytes, texts: Sequence[Encoded]) -> P
                 yield layer, signal, other
 
 
-PAIRS: Mapping[str, Callable[[bytes, bytes, Sequence[Encoded]], Pairs]] = {
+PAIRS: Mapping[str, Callable[[bytes, bytes, Sequence[Sample]], Pairs]] = {
     "onnxruntime": _onnx_pairs,
     "litert": _litert_pairs,
 }

@@ -1,9 +1,11 @@
 """Where an ONNX graph keeps its weights: layers by name, the same in the plain and fused graph.
 
-A layer is a node with a constant matrix: a MatMul, a fused Attention (query, key and value in one)
-or the Gather of an embedding table. The classifier head, a Gemm, is none: it is small, and every
-error there is an error of the answer. `open_embeddings` takes fused embeddings apart, because the
-fused operator knows one scale for a whole table only.
+A layer is a node with a constant matrix: a MatMul, a fused Attention (query, key and value in one),
+the Gather of an embedding table, or a convolution. The classifier head of a transformer, a Gemm, is
+none: it is small, and every error there is an error of the answer. Where a net has no other
+matrices, as convolutional and dense nets, its Gemms are layers, once `plain_gemms` has turned them
+one way. `open_embeddings` takes fused embeddings apart, because the fused operator knows one scale
+for a whole table only.
 """
 
 from __future__ import annotations
@@ -15,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.encoding import Encoded
 from converters.ort import open_session
 from converters.quantize.observers import Observer
+from converters.quantize.samples import Sample
 
 if TYPE_CHECKING:
     import onnx
 
 CONTRIB = "com.microsoft"
-WEIGHT_AT = {"MatMul": 1, "Attention": 1, "Gather": 0}
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+MATRICES = ("MatMul", "Attention")
+WEIGHT_AT = {"MatMul": 1, "Attention": 1, "Gather": 0, "Conv": 1, "ConvTranspose": 1, "Gemm": 1}
 """Operator → which input holds the weight."""
 SMALLEST_TABLE = 64
 """Rows: below, an embedding is not worth a scale."""
@@ -33,7 +37,7 @@ MASK_LIMIT, MASK_VALUE = -1e4, -30.0
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`op` is MatMul, Attention or Gather; `source` the tensor of its activations (or ids)."""
+    """`op` is a key of WEIGHT_AT; `source` the tensor of its activations (or ids)."""
 
     name: str
     op: str
@@ -87,13 +91,24 @@ class Graph:
         graph = self.proto.graph
         del graph.node[:]
         graph.node.extend(self.nodes)
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in _read(node)}
+        used |= {output.name for output in graph.output}
         del graph.initializer[:]
         graph.initializer.extend(one for name, one in self.constants.items() if name in used)
         domains = {one.domain for one in self.proto.opset_import}
         if CONTRIB not in domains and any(node.domain == CONTRIB for node in self.nodes):
             self.proto.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         return bytes(self.proto.SerializeToString())
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """Every tensor that a node reads, those that its subgraphs take from outside included."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names.update(*(_read(inner) for inner in graph.node))
+            names.update(output.name for output in graph.output)
+    return names
 
 
 def find_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
@@ -110,12 +125,17 @@ def find_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
             continue
         weight = node.input[at]
         dims = shapes.get(weight, ())
-        table = node.op_type == "Gather"
-        if len(dims) != 2 or uses[weight] != 1 or (table and dims[0] < SMALLEST_TABLE):
+        table, kernel = node.op_type == "Gather", node.op_type in CONVOLUTIONS
+        fits = len(dims) > 2 if kernel else len(dims) == 2
+        if not fits or uses[weight] != 1 or (table and dims[0] < SMALLEST_TABLE):
+            continue
+        given = node.input[1:]
+        if node.op_type == "Gemm" and (node.attribute or any(n not in shapes for n in given)):
             continue
         source = node.input[1 - at]
         layers.append(Layer(_name(node, weight), node.op_type, source, weight, node.output[0]))
-    return tuple(layers)
+    gemms = not any(one.op in MATRICES for one in layers)
+    return tuple(one for one in layers if one.op != "Gemm" or gemms)
 
 
 def _name(node: onnx.NodeProto, weight: str) -> str:
@@ -170,6 +190,40 @@ def _open(graph: Graph, node: onnx.NodeProto) -> None:
         graph.node("ReduceSum", [inputs[7], axis], node.output[1], keepdims=0)
 
 
+def plain_gemms(model: bytes) -> bytes:
+    """Every Gemm with a constant weight as `x @ W + b`, W (in, out); others as they were."""
+    if b"Gemm" not in model:
+        return model
+    graph = Graph(model)
+    turned = [_straighten(graph, node) for node in graph.proto.graph.node]
+    if not any(turned):
+        return model
+    graph.nodes.extend(graph.proto.graph.node)
+    return graph.finish()
+
+
+def _straighten(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether `node` was a Gemm with settings; they are in its constants now."""
+    from onnx import helper
+
+    settings = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    if node.op_type != "Gemm" or not settings or settings.get("transA", 0):
+        return False
+    _, weight, bias = [*node.input, ""][:3]
+    wanted = [weight, bias] if bias else [weight]
+    if any(name not in graph.constants or graph.constants[name].data_type != 1 for name in wanted):
+        return False
+    matrix = graph.array(weight) * np.float32(settings.get("alpha", 1.0))
+    if settings.get("transB", 0):
+        matrix = np.ascontiguousarray(matrix.T)
+    node.input[1] = graph.constant(f"{weight}.matrix", matrix)
+    if bias and settings.get("beta", 1.0) != 1:
+        shift = graph.array(bias) * np.float32(settings["beta"])
+        node.input[2] = graph.constant(f"{bias}.shift", shift.astype(np.float32))
+    del node.attribute[:]
+    return True
+
+
 def clamp_masks(model: bytes) -> bytes:
     """Scalars such as -3e38 as -30: they only mask, and would be the range of what they touch."""
     from onnx import numpy_helper
@@ -199,11 +253,19 @@ class Seen:
 
 
 def observe(
-    model: bytes, texts: Sequence[Encoded], sources: Sequence[str], *, grams: Sequence[str] = ()
+    model: bytes,
+    texts: Sequence[Sample],
+    sources: Sequence[str],
+    *,
+    grams: Sequence[str] = (),
+    histograms: bool = True,
 ) -> Seen:
-    """Run every text once and keep, for each tensor, a histogram and perhaps a Gram matrix."""
+    """Run every text once and keep, for each tensor, a histogram and perhaps a Gram matrix.
+
+    Without `histograms` only extremes are kept, which is quicker.
+    """
     names = sorted({*sources, *grams})
-    observers = {name: Observer() for name in sources}
+    observers = {name: Observer(histogram=histograms) for name in sources}
     sums: dict[str, npt.NDArray[np.float32]] = {}
     if not names:
         return Seen(observers, sums)

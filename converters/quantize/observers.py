@@ -27,11 +27,15 @@ Below, the few large activations that carry a transformer's answer would be lost
 
 
 class Observer:
-    """Extremes and histogram of all values seen; `BINS` counters, whatever comes."""
+    """Extremes and histogram of all values seen; `BINS` counters, whatever comes.
 
-    __slots__ = ("counts", "high", "limit", "low")
+    Without `histogram` only the calibration "minmax" can be asked for.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("counts", "high", "histogram", "limit", "low")
+
+    def __init__(self, *, histogram: bool = True) -> None:
+        self.histogram = histogram
         self.low, self.high = np.inf, -np.inf
         self.limit = 0.0
         self.counts: npt.NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
@@ -44,6 +48,8 @@ class Observer:
             return
         self.low = min(self.low, float(flat.min()))
         self.high = max(self.high, float(flat.max()))
+        if not self.histogram:
+            return
         self._reach(max(-self.low, self.high))
         self.counts += np.histogram(flat, BINS, (-self.limit, self.limit))[0]
 

@@ -1,43 +1,57 @@
-"""Quantized files for ONNX Runtime: smooth, watch, round, rewrite, in this order.
+"""Quantized files for ONNX Runtime: prepare, smooth, watch, round, rewrite, in this order.
 
-The graph may be plain or fused; layers have the same names in both, and a fused Attention becomes
-its integer twin. That is why the engine's own static quantizer is not used: it passes over fused
-operators, and on a plain graph it quantizes what must stay float. Here only inputs and weights of
-layers are quantized; norms, softmax, adds and the head never are.
+What is in the graph decides: convolutions of a static scheme go to the engine's own quantizer with
+all that lies between them, see `convolutions`; every matrix is rewritten here. The graph may be
+plain or fused; layers have the same names in both, and a fused Attention becomes its integer twin.
+That is why the engine's own quantizer has no say there: it passes over fused operators, and on a
+plain graph it quantizes what must stay float. Of matrices only inputs and weights are quantized;
+norms, softmax, adds of transformers and their head never are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from converters.encoding import Encoded
-from converters.quantize import Quantized
+from converters.quantize import Note, Quantized
 from converters.quantize.config import SEARCH, Options
+from converters.quantize.convolutions import fold_norms, quantize_regions
 from converters.quantize.emit import Rewriter
 from converters.quantize.graph import (
+    CONVOLUTIONS,
     Graph,
     clamp_masks,
     find_layers,
     observe,
     open_embeddings,
+    plain_gemms,
 )
+from converters.quantize.samples import Sample
 from converters.quantize.scheme import Scheme, assign
-from converters.quantize.smooth import activation_ranges, fitted, search_smoothing, smooth
+from converters.quantize.smooth import (
+    activation_ranges,
+    fitted,
+    search_smoothing,
+    smooth,
+    weighted_sources,
+)
 from edge_runtime.errors import InputError
 
 MIN_TEXTS = 4
 
 
-def quantize_onnx(model: bytes, calibration: tuple[Encoded, ...], *, options: Options) -> Quantized:
+def quantize_onnx(model: bytes, calibration: Sequence[Sample], *, options: Options) -> Quantized:
     """`model` as `options` say.
 
     Raises:
         InputError: too few calibration texts for what is asked, or a pattern that matches nothing.
     """
     texts = calibration[: options.rows] if options.rows else calibration
-    opened = open_embeddings(model)
+    opened = prepare(model)
     _check_texts(texts, options, schemes_of(opened, options))
-    notes: dict[str, float | int | str] = {}
+    notes: dict[str, Note] = {}
+    if options.smooth and not weighted_sources(opened):  # nothing to smooth in such a graph
+        options = replace(options, smooth=0.0)
     if options.smooth == SEARCH:
         fit = fitted(texts)
         best = search_smoothing(
@@ -56,14 +70,23 @@ def quantize_onnx(model: bytes, calibration: tuple[Encoded, ...], *, options: Op
     return Quantized(quantized, {**notes, **_notes(options, texts)})
 
 
-def rewrite(model: bytes, texts: Sequence[Encoded], options: Options, *, rounding: str) -> bytes:
-    """Every layer of `model` in its scheme; embeddings must be open, texts enough."""
+def prepare(model: bytes) -> bytes:
+    """The float graph in the form in which its layers are found; it answers the same."""
+    opened = open_embeddings(model)
+    if any(node.op_type in CONVOLUTIONS for node in Graph(opened).proto.graph.node):
+        opened = fold_norms(opened)
+    return plain_gemms(opened)
+
+
+def rewrite(model: bytes, texts: Sequence[Sample], options: Options, *, rounding: str) -> bytes:
+    """Every layer of `model`, which is prepared, in its scheme; texts are enough."""
     schemes = schemes_of(model, options)
     if any(scheme.activations == "static" for scheme in schemes.values()):
         model = clamp_masks(model)
+    model = quantize_regions(model, texts, schemes, options.calibration, options.percentile)
     graph = Graph(model)
     layers = {layer.output: layer for layer in find_layers(graph.proto)}
-    matrices = [one for one in layers.values() if one.op != "Gather"]
+    matrices = [one for one in layers.values() if one.op not in ("Gather", *CONVOLUTIONS)]
     ranged = {one.source for one in matrices if schemes[one.name].activations == "static"}
     grams = set()
     if rounding == "gptq":
@@ -85,7 +108,7 @@ def schemes_of(model: bytes, options: Options) -> dict[str, Scheme]:
     return assign(names, options.scheme, options.layers)
 
 
-def _check_texts(texts: Sequence[Encoded], options: Options, schemes: Mapping[str, Scheme]) -> None:
+def _check_texts(texts: Sequence[Sample], options: Options, schemes: Mapping[str, Scheme]) -> None:
     """Whatever looks at texts needs some."""
     looks = {
         "smoothing": bool(options.smooth),
@@ -100,9 +123,9 @@ def _check_texts(texts: Sequence[Encoded], options: Options, schemes: Mapping[st
         )
 
 
-def _notes(options: Options, texts: Sequence[Encoded]) -> Mapping[str, float | int | str]:
+def _notes(options: Options, texts: Sequence[Sample]) -> Mapping[str, Note]:
     """What the report says of how the file came about."""
-    notes: dict[str, float | int | str] = {}
+    notes: dict[str, Note] = {}
     scheme = options.scheme
     if scheme.startswith("dynamic"):
         notes["activations"] = "per tensor, while running"

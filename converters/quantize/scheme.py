@@ -5,6 +5,7 @@ takes their ranges from calibration texts; `weight_w8_channel` computes in float
 grid of 8 bits, `c4` a codebook of 2**4 values found by k-means, so that the values lie where the
 weights do. The last word is what shares a scale: a channel, the tensor, a block of 32 inputs.
 `float` leaves a layer alone; `smooth_` in front moves large activation channels into the weights.
+`tensorflow_…` are schemes of TensorFlow's converter for Keras models, see `tensorflow.ways`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from converters.tensorflow.ways import SCHEMES as TENSORFLOW
 from edge_runtime.errors import InputError
 
 SMOOTH = "smooth_"
@@ -101,12 +103,18 @@ def known_scheme(backend: str, name: str) -> bool:
     """Whether the engine runs the scheme `name`, `smooth_` or not."""
     if name.startswith(SMOOTH):
         return backend == "onnxruntime" and name.removeprefix(SMOOTH) in SCHEMES[backend]
-    return name == FLOAT or name in SCHEMES.get(backend, ())
+    return name == FLOAT or name in _of(backend)
+
+
+def _of(backend: str) -> tuple[str, ...]:
+    """The engine's schemes, and TensorFlow's own for the format that is theirs both."""
+    others = tuple(TENSORFLOW) if backend == "litert" else ()
+    return (*SCHEMES.get(backend, ()), *others)
 
 
 def refusal(backend: str, name: str) -> str:
     """Why `name` is not taken: one sentence with what is known."""
-    known = ", ".join(sorted(SCHEMES.get(backend, ())))
+    known = ", ".join(sorted(_of(backend)))
     return f"quantization {name!r} is not known for engine {backend}; known are {known or 'none'}"
 
 

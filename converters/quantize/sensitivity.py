@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from converters.encoding import Encoded
 from converters.ort import open_session
 from converters.quantize import quantizer
 from converters.quantize.config import Options
-from converters.quantize.graph import Graph, find_layers, open_embeddings
+from converters.quantize.graph import Graph, find_layers
 from converters.quantize.litert_file import answers_litert, layer_sizes
+from converters.quantize.onnxruntime import prepare
+from converters.quantize.samples import Sample
 from converters.quantize.scheme import FLOAT
 from converters.quantize.weights import FloatArray
 from edge_runtime.errors import InputError
@@ -66,13 +67,13 @@ class _Engine:
     """How a file of an engine is looked into: weights by layer, and its answers to texts."""
 
     layers: Callable[[bytes], Mapping[str, int]]
-    answers: Callable[[bytes, Sequence[Encoded]], FloatArray]
+    answers: Callable[[bytes, Sequence[Sample]], FloatArray]
 
 
 def sensitivities(
     backend: str,
     model: bytes,
-    texts: Sequence[Encoded],
+    texts: Sequence[Sample],
     options: Options,
     *,
     step: Callable[[int, int], None] = lambda done, of: None,
@@ -133,7 +134,7 @@ def greedy(choices: Sequence[Choice], budget: float) -> Plan:
     )
 
 
-def _spread(texts: Sequence[Encoded]) -> tuple[Encoded, ...]:
+def _spread(texts: Sequence[Sample]) -> tuple[Sample, ...]:
     """`TEXTS` texts at even distances of those given."""
     if len(texts) <= TEXTS:
         return tuple(texts)
@@ -145,14 +146,14 @@ def _loss(found: FloatArray, reference: FloatArray) -> float:
 
 
 def _onnx_layers(model: bytes) -> Mapping[str, int]:
-    graph = Graph(open_embeddings(model))
+    graph = Graph(prepare(model))
     return {
         layer.name: int(np.prod(graph.constants[layer.weight].dims))
         for layer in find_layers(graph.proto)
     }
 
 
-def _onnx_answers(model: bytes, texts: Sequence[Encoded]) -> FloatArray:
+def _onnx_answers(model: bytes, texts: Sequence[Sample]) -> FloatArray:
     session = open_session(model)
     return np.concatenate([session.run(None, text.tensors())[0] for text in texts])
 

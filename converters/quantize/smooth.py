@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from converters.encoding import Encoded
 from converters.ort import open_session
+from converters.quantize.samples import Sample
 from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Smoothed:
 
 
 def search_smoothing(
-    model: bytes, calibration: Sequence[Encoded], quantize: Callable[[bytes], bytes]
+    model: bytes, calibration: Sequence[Sample], quantize: Callable[[bytes], bytes]
 ) -> Smoothed:
     """Quantize at each strength and keep the one closest to float; 0 is no smoothing.
 
@@ -80,7 +80,7 @@ def search_smoothing(
     return best
 
 
-def fitted(calibration: Sequence[Encoded]) -> Sequence[Encoded]:
+def fitted(calibration: Sequence[Sample]) -> Sequence[Sample]:
     """The texts that a search may fit to; it judges on the ones after them."""
     return calibration[: min(FITTED, len(calibration) * 2 // 3)]
 
@@ -122,7 +122,14 @@ def smooth(model: bytes, ranges: Mapping[str, FloatArray], alpha: float) -> byte
     return bytes(proto.SerializeToString())
 
 
-def activation_ranges(model: bytes, texts: Sequence[Encoded]) -> dict[str, FloatArray]:
+def weighted_sources(model: bytes) -> tuple[str, ...]:
+    """The tensors that smoothing may divide; () where the graph has no matrices of its own."""
+    import onnx
+
+    return tuple(sorted(_weighted_readers(onnx.load_from_string(model).graph)))
+
+
+def activation_ranges(model: bytes, texts: Sequence[Sample]) -> dict[str, FloatArray]:
     """Largest magnitude of every channel of every input of a weighted node, over `texts`."""
     import onnx
 
@@ -170,7 +177,7 @@ def _pooled_name(model: bytes) -> str:
     return heads[-1] if heads else str(graph.output[0].name)
 
 
-def _run(model: bytes, name: str, texts: Sequence[Encoded]) -> list[FloatArray]:
+def _run(model: bytes, name: str, texts: Sequence[Sample]) -> list[FloatArray]:
     """The tensor `name` for each text."""
     session = open_session(model, extra_outputs=[name])
     return [session.run([name], text.tensors())[0] for text in texts]

@@ -87,7 +87,7 @@ def summary(conversion: Conversion) -> str:
         rows.append(
             [*row, figure_words(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
         )
-    head = ["  size", *(f"ms @ {length}" for length in lengths), reference.metric, "agreement"]
+    head = ["  size", *(f"ms @ {n}" if n else "ms" for n in lengths), reference.metric, "agreement"]
     shown_head, *shown = table(head, rows).splitlines()
     low, high = reference.interval
     title = (

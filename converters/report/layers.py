@@ -46,7 +46,7 @@ def _errors(found: Found, before: Candidate, after: Candidate) -> list[tuple[str
     data = conversion.recipe.data
     assert data.calibration is not None  # no recipe is without
     texts = read_rows(data.calibration, data.text, None).first(TEXTS).texts
-    tokenizer = load_tokenizer(conversion.model.tokenizer.path, max_length=data.max_length)
+    tokenizer = load_tokenizer(conversion.text.tokenizer.path, max_length=data.max_length)
     files = [one.artifact.path.read_bytes() for one in (before, after)]
     with quiet():
         errors = measured(before.backend, files[0], files[1], encode(tokenizer, texts))

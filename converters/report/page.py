@@ -13,6 +13,7 @@ from typing import Any
 from converters.cache import tool_versions
 from converters.configs import VerifyConfig
 from converters.draft import TOOLS
+from converters.feeds import at_words
 from converters.metrics import figure_words
 from converters.model import Candidate, Evidence
 from converters.passes import pass_words
@@ -42,7 +43,7 @@ def _page(conversions: Sequence[Conversion]) -> dict[str, Any]:
     recipe = first.recipe
     return {
         "title": f"{recipe.name} {recipe.version}",
-        "lead": f"{recipe.task.capitalize().replace('-', ' ')} on {first.model.source.name}, "
+        "lead": f"{recipe.task.capitalize().replace('-', ' ')} on {first.model.name}, "
         f"converted for {', '.join(one.profile.name for one in conversions)}.",
         "quick": any(one.quick for one in conversions),
         "conversions": [_section(index, one) for index, one in enumerate(conversions)],
@@ -105,7 +106,7 @@ def _tiles(
     longest = max(evidence.latency_ms)
     now, before = evidence.latency_ms[longest], base[1].latency_ms[longest]
     yield {
-        "name": f"Latency at {longest} tokens",
+        "name": f"Latency{at_words(longest)}",
         "value": f"{now / before:.2f}×",
         "words": f"{now:.2f} ms, float {before:.2f} ms, on this host",
     }
@@ -255,10 +256,10 @@ def _passes(conversion: Conversion) -> Iterator[tuple[str, str]]:
 
 def _provenance(conversion: Conversion) -> Iterator[tuple[str, str, bool]]:
     """Name, value, and whether the value is to be copied exactly."""
-    recipe, source = conversion.recipe, conversion.model.source
-    yield "model", source.name, False
-    yield "licence", source.licence, False
-    yield "model sha256", source.sha256, True
+    recipe, model = conversion.recipe, conversion.model
+    yield "model", model.name, False
+    yield "licence", model.licence, False
+    yield "model sha256", model.source_sha256, True
     yield "recipe", str(recipe.path), False
     yield "recipe sha256", recipe.sha256, True
     yield "seed", str(recipe.seed), False

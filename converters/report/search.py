@@ -292,7 +292,7 @@ def _histories(found: Found) -> dict[str, list[Any]]:
 
 def _classes(found: Found, end: Finalist) -> dict[str, Any]:
     """The two matrices, where there are classes and not too many."""
-    model = found.conversions[end.candidate].model
+    model = found.conversions[end.candidate].text
     verdict = found.conversions[ORIGINAL].model.verdict
     assert verdict is not None
     before, after = verdict.reference.confusion, end.evidence.confusion
@@ -341,7 +341,7 @@ def _nodes(conversion: Conversion) -> Iterator[dict[str, Any]]:
 
 def _provenance(found: Found, conversion: Conversion) -> Iterator[tuple[str, str, bool]]:
     """Name, value, and whether the value is to be copied exactly."""
-    source = conversion.model.source
+    source = conversion.text.source
     yield "model", source.name, False
     yield "licence", source.licence, False
     yield "model sha256", source.sha256, True

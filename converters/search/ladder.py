@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.passes import PassConfig, kind_of
 from converters.pipeline import run_passes, title_of
 from converters.search.halving import Rung, plan, shares, survivors
@@ -36,7 +36,7 @@ class Candidate:
     """
 
     shape: Shape
-    model: Model
+    model: TextModel
     passes: tuple[PassConfig, ...]
     rungs: tuple[int, ...]
     loss: float
@@ -56,7 +56,7 @@ class Ladder:
     clock, no rung is begun, but for the very first.
     """
 
-    reference: Model
+    reference: TextModel
     encoder: Encoder
     job: Job
     seconds: float
@@ -131,7 +131,7 @@ def _taught(ladder: Ladder, shape: Shape, before: Candidate | None, steps: int) 
     took = float(str(taught_figures["training_seconds"]))
     return Candidate(
         shape=shape,
-        model=conversion.model,
+        model=conversion.text,
         passes=(*(before.passes if before else ()), *fresh),
         rungs=rungs,
         loss=_loss(held),

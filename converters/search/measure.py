@@ -16,8 +16,9 @@ from converters.answers import ENGINES
 from converters.cache import tool_versions
 from converters.configs import VerifyConfig
 from converters.draft import open_candidates
+from converters.feeds import feeds_of
 from converters.latency import interleaved_p50
-from converters.model import Candidate, Job, Model
+from converters.model import Candidate, Job, TextModel
 from converters.passes import KINDS, kind_of
 from converters.pipeline import Conversion, run_passes
 from converters.recipe import Recipe
@@ -36,7 +37,7 @@ def lenient(config: VerifyConfig) -> VerifyConfig:
     return replace(config, max_drop=ANYTHING, min_agreement=0.0, min_cosine=-1.0)
 
 
-def measure(model: Model, recipe: Recipe, job: Job) -> Conversion:
+def measure(model: TextModel, recipe: Recipe, job: Job) -> Conversion:
     """Run the passes of `recipe` that come after the weights, up to the verdict."""
     passes = [
         lenient(config) if isinstance(config, VerifyConfig) else config
@@ -107,8 +108,9 @@ def together(found: Sequence[tuple[Conversion, Finalist]], job: Job, runs: int) 
                 open_candidates(draft_folder(conversion.model, own), own, candidates, threads=1)
             )
             pipelines |= {one.id: opened[one.name] for one in members}
+        interface = found[0][0].model.interface(job.recipe.data)
         with job.progress.busy("latency of all finalists in turn"):
-            times = interleaved_p50(pipelines, job.lengths, runs)
+            times = interleaved_p50(pipelines, feeds_of(interface, job), runs)
     return [_timed(one, times[one.id]) for _, one in found]
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from converters.encoding import Encoded, encode, load_tokenizer
 from converters.model import FLOAT as FLOAT_PRECISION
-from converters.model import Candidate, Job, Model
+from converters.model import Candidate, Job, TextModel
 from converters.quantize.config import Options, QuantizeConfig
 from converters.quantize.scheme import FLOAT
 from converters.quantize.sensitivity import Choice, Plan, Sensitivity, greedy, sensitivities
@@ -32,7 +32,7 @@ ROOM = 1.25
 
 
 def mixed(
-    model: Model, finalists: Sequence[Finalist], budget: Budget, job: Job
+    model: TextModel, finalists: Sequence[Finalist], budget: Budget, job: Job
 ) -> Mapping[str, Options]:
     """Engine → a scheme for each layer that should bring its variant within the budget.
 
@@ -55,7 +55,7 @@ def mixed(
 
 
 def _planned(
-    one: Finalist, model: Model, budget: Budget, job: Job, texts: Sequence[Encoded]
+    one: Finalist, model: TextModel, budget: Budget, job: Job, texts: Sequence[Encoded]
 ) -> tuple[Mapping[str, str], Options]:
     """The layers that get another scheme, none where that would not do; and what all others get."""
     backend, whole = one.backend, _options(one.backend, job)
@@ -99,7 +99,7 @@ def _float_is_good(one: Finalist, finalists: Sequence[Finalist], budget: Budget)
     )
 
 
-def _float_of(one: Finalist, model: Model) -> Candidate:
+def _float_of(one: Finalist, model: TextModel) -> Candidate:
     return next(
         other
         for other in model.candidates

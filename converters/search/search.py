@@ -22,7 +22,7 @@ from converters.cache import Cache
 from converters.checks import check_continued, check_engines, check_metric, check_output
 from converters.data import load_dataset
 from converters.distil.lessons import gather, pooled_outputs
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import load_encoder
 from converters.package import discard
 from converters.pipeline import begin, run_passes
@@ -96,7 +96,7 @@ def optimize(
     cache = Cache(options.cache)
     job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
     asked = budget = replace(budget, golden=config.min_cosine)
-    reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).model  # 1
+    reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).text  # 1
     weighed = Weighed(job)
     weighed.add(ORIGINAL, reference, (), budget)  # 2
     budget = asked.against(float_model(weighed.found).cost)
@@ -137,7 +137,7 @@ def optimize(
     return _made(result, job)  # 7
 
 
-def _encoder(model: Model) -> Encoder:
+def _encoder(model: TextModel) -> Encoder:
     """What the estimates need to know of the reference."""
     layers = layers_of(load_encoder(model.encoder))
     return Encoder(
@@ -157,7 +157,7 @@ def _best(found: Sequence[Finalist]) -> Measured:
 
 
 def _trained(
-    reference: Model,
+    reference: TextModel,
     encoder: Encoder,
     measured: Measured,
     budget: Budget,
@@ -197,7 +197,7 @@ def _trained(
     return climb(ladder, shapes)  # 4
 
 
-def _ask(reference: Model, job: Job) -> None:
+def _ask(reference: TextModel, job: Job) -> None:
     """What the teacher says of every row, computed before time is shared out, and kept."""
     taught = lesson(job.recipe.task, job.recipe.data.max_length)
     rows = gather(job, (), taught.quick_rows if job.quick else taught.rows)

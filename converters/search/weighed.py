@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from converters.configs import VerifyConfig
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.passes import PassConfig
 from converters.pipeline import Conversion
 from converters.quantize.config import QuantizeConfig
@@ -32,7 +32,7 @@ class Weighed:
     def add(
         self,
         name: str,
-        model: Model,
+        model: TextModel,
         compression: Sequence[PassConfig],
         budget: Budget,
         figures: Mapping[str, Mapping[str, Json]] = MappingProxyType({}),
@@ -48,7 +48,7 @@ class Weighed:
         """Where no variant of `name` is within the budget, try one with a scheme for each layer."""
         before = self.conversions[name]
         own = [one for one in self.found if one.candidate == name]
-        better = mixed(before.model, own, budget, self._job)
+        better = mixed(before.text, own, budget, self._job)
         if not better:
             return
         title = f"{name}-mixed"
@@ -62,7 +62,7 @@ class Weighed:
             (),
             QuantizeConfig({**given.engines, **better}),
         )
-        plain = replace(before.model, candidates=(), verdict=None)
+        plain = replace(before.text, candidates=(), verdict=None)
         done = measure(plain, recipe, self._job)
         self.conversions[title] = replace(done, passes={**before.passes, **done.passes})
         known = {one.name for one in own}

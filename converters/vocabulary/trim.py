@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from converters.cache import tool_versions
 from converters.data import Dataset
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, Job, TextModel
 from converters.network import CONFIG_FILE, WEIGHTS_FILE, load_encoder, save_encoder
 from converters.source import OFFSET, files_digest
 from converters.vocabulary.config import VocabularyConfig
@@ -39,7 +39,7 @@ from edge_runtime.fields import Json
 TOKENIZER_FILE, FIGURES_FILE = "tokenizer.json", "figures.json"
 
 
-def trim(model: Model, config: VocabularyConfig, job: Job) -> tuple[Model, dict[str, Json]]:
+def trim(model: TextModel, config: VocabularyConfig, job: Job) -> tuple[TextModel, dict[str, Json]]:
     """The pass.
 
     Raises:
@@ -83,7 +83,7 @@ def _texts(data: Dataset) -> list[str]:
     return list(dict.fromkeys(text for rows in sets if rows is not None for text in rows.texts))
 
 
-def _make(out: Path, model: Model, config: VocabularyConfig, job: Job) -> None:
+def _make(out: Path, model: TextModel, config: VocabularyConfig, job: Job) -> None:
     """Write tokenizer, encoder and figures to `out`."""
     document: Document = json.loads(model.tokenizer.path.read_bytes())
     check_supported(document, f"tokenizer of {model.source.name}")
@@ -150,7 +150,9 @@ class Usage:
         return missing / len(self.texts)
 
 
-def _always(document: Document, usage: Usage, model: Model, config: VocabularyConfig) -> set[int]:
+def _always(
+    document: Document, usage: Usage, model: TextModel, config: VocabularyConfig
+) -> set[int]:
     """The ids that stay whatever the texts hold."""
     ids = set(ids_of(document).values())
     always = special_ids(document) | ({model.source.pad_id} & ids)
@@ -165,7 +167,9 @@ def _always(document: Document, usage: Usage, model: Model, config: VocabularyCo
     return always
 
 
-def _checked(made: Document, document: Document, order: Sequence[int], model: Model) -> Tokenizer:
+def _checked(
+    made: Document, document: Document, order: Sequence[int], model: TextModel
+) -> Tokenizer:
     """The trimmed tokenizer, loaded; each of its tokens has the id that its embedding row has."""
     names = {place: token for token, place in ids_of(document).items()}
     try:

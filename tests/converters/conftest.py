@@ -11,7 +11,7 @@ import pytest
 
 from converters.cli import main
 from converters.encoding import Encoded
-from converters.model import Model
+from converters.model import TextModel
 from converters.pipeline import Conversion, Options, convert
 from converters.progress import Silent
 from edge_runtime.profile import DeviceProfile, load_profile
@@ -94,9 +94,9 @@ def continued(
 
 
 @pytest.fixture(scope="session")
-def trained(converted: Conversion) -> Model:
+def trained(converted: Conversion) -> TextModel:
     """Version 1 after training: an encoder and a head."""
-    return converted.model
+    return converted.text
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def edge_convert(cache_folder: Path, capfd: pytest.CaptureFixture[str]) -> EdgeC
 
 
 @pytest.fixture(scope="session")
-def network(trained: Model) -> TextNetwork:
+def network(trained: TextModel) -> TextNetwork:
     """The trained network, in torch."""
     from converters.network import load_network
 
@@ -124,7 +124,7 @@ def network(trained: Model) -> TextNetwork:
 
 
 @pytest.fixture(scope="session")
-def texts(trained: Model) -> tuple[Encoded, ...]:
+def texts(trained: TextModel) -> tuple[Encoded, ...]:
     """Calibration texts as tokens, of many lengths, the first ones cut to a few words."""
     from converters.encoding import encode, load_tokenizer
 

@@ -21,7 +21,7 @@ from converters.cache import Cache
 from converters.data import load_dataset
 from converters.distil import distil as module
 from converters.distil.config import parse_distil
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, Job, TextModel
 from converters.progress import Silent
 from converters.recipe import load_recipe
 from converters.source import files_digest, load_source
@@ -50,12 +50,12 @@ class Deadly(Silent):
         yield advance
 
 
-def model_in(told: dict[str, Any], job: Job) -> Model:
+def model_in(told: dict[str, Any], job: Job) -> TextModel:
     """The model that the files hold, as its own teacher."""
     source = load_source(job.recipe.source, base=Path(told["workshop"]), max_length=8)
     encoder = Path(told["encoder"])
     digest = files_digest([encoder / "config.json", encoder / "model.safetensors"])
-    found = Model(
+    found = TextModel(
         source, Artifact.of(Path(told["tokenizer"])), encoder, digest,
         head=Path(told["head"]), classes=job.data.classes,
     )  # fmt: skip

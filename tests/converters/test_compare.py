@@ -45,7 +45,7 @@ def test_what_both_answer_is_counted(compared: Comparison, converted: Conversion
     assert compared.answers is not None
     verdict = converted.model.verdict
     assert verdict is not None
-    assert compared.answers.texts == len(verdict.golden_texts) == 4
+    assert compared.answers.texts == len(verdict.golden.raw) == 4
     assert compared.answers.same is not None
     assert compared.answers.same >= 0.5, "the head was only trained a little further"
     assert compared.answers.score_change is not None
@@ -116,7 +116,7 @@ def test_golden_vectors_without_texts_leave_the_answers_out(
     other = changed(converted, tmp_path / "other", lambda m: m["golden"].update(raw=[]))
     found = compare(other, bundle(converted), runs=1)
     assert found.answers is None
-    assert any("without texts" in one for one in found.skipped)
+    assert any("without raw inputs" in one for one in found.skipped)
 
 
 def test_a_variant_whose_engine_is_not_here_is_left_out(

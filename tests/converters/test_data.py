@@ -23,8 +23,8 @@ def config(tmp_path: Path) -> DataConfig:
     for name, count in names.items():
         rows = [{"text": f"{name} {n}", "label": "ab"[n % 2]} for n in range(count)]
         (tmp_path / f"{name}.jsonl").write_text(as_lines(rows))
-    paths = {name: tmp_path / f"{name}.jsonl" for name in names}
-    return DataConfig(**paths, unlabelled=None, text="text", label="label", max_length=16)
+    train, calibration, test = (tmp_path / f"{name}.jsonl" for name in names)
+    return DataConfig(train, calibration, test, None, "text", "label", 16)
 
 
 def written(path: Path, content: bytes | str) -> Path:
@@ -41,7 +41,7 @@ def test_the_small_data_holds_its_classes_in_order(workshop: Path) -> None:
     assert data.classes == CLASSES
     assert data.train is not None
     assert (len(data.train), len(data.calibration), len(data.test)) == (240, 36, 100)
-    assert set(data.targets(data.test)) == {0, 1, 2, 3}
+    assert set(data.indexes(data.test).tolist()) == {0, 1, 2, 3}
 
 
 def test_plain_and_packed_give_the_same_rows(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_calibration_may_not_be_the_test_set_under_another_name(config: DataConf
     assert config.calibration is not None
     assert config.test is not None
     config.calibration.write_text(config.test.read_text())
-    with pytest.raises(InputError, match="6 of 6 calibration texts also stand in"):
+    with pytest.raises(InputError, match="6 of 6 calibration rows also stand in"):
         load_dataset(config, TASK)
 
 

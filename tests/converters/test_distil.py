@@ -23,7 +23,7 @@ from converters.distil.student import spread
 from converters.embed import embed_rows
 from converters.encoding import load_tokenizer
 from converters.finetune import finetune
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, Job, TextModel
 from converters.network import load_encoder, load_head
 from converters.progress import Silent
 from converters.recipe import load_recipe
@@ -43,7 +43,7 @@ def settings(**changed: Any) -> DistilConfig:
     return parse_distil(Fields(SHORT | changed, "recipe", InputError), Path())
 
 
-def distil(model: Model, config: DistilConfig, job: Job) -> tuple[Model, dict[str, Any]]:
+def distil(model: TextModel, config: DistilConfig, job: Job) -> tuple[TextModel, dict[str, Any]]:
     """The pass."""
     done, figures = module.distil(model, config, job)
     return done, dict(figures)
@@ -66,7 +66,7 @@ def job(workshop: Path, board: DeviceProfile, folder: Path) -> Job:
 
 
 @pytest.fixture(scope="module")
-def teacher(workshop: Path, job: Job, folder: Path) -> Model:
+def teacher(workshop: Path, job: Job, folder: Path) -> TextModel:
     """A trained classifier that is to be compressed."""
     source = load_source(job.recipe.source, base=workshop, max_length=8)
     path = folder / "tokenizer.json"
@@ -75,20 +75,20 @@ def teacher(workshop: Path, job: Job, folder: Path) -> Model:
     tokenizer.save(str(path))
     config = job.recipe.config(FinetuneConfig)
     assert config is not None
-    start = Model(source, Artifact.of(path), source.folder, source.sha256)
+    start = TextModel(source, Artifact.of(path), source.folder, source.sha256)
     done, _ = finetune(start, config, job)
     return replace(done, uncompressed=done)
 
 
 @pytest.fixture(scope="module")
-def plain(teacher: Model) -> Model:
+def plain(teacher: TextModel) -> TextModel:
     """The same encoder for an embedding task."""
     bare = replace(teacher, head=None, classes=(), uncompressed=None)
     return replace(bare, uncompressed=bare)
 
 
 def test_a_student_of_half_the_layers_agrees_more_after_than_before(
-    job: Job, teacher: Model
+    job: Job, teacher: TextModel
 ) -> None:
     untrained, first = distil(teacher, settings(depth=1, lr=0, head_lr=0, epochs=1), job)
     done, figures = distil(teacher, settings(depth=1), job)
@@ -103,7 +103,7 @@ def test_a_student_of_half_the_layers_agrees_more_after_than_before(
     assert "agreement with the teacher" in distil_words(figures)
 
 
-def test_an_embedding_comes_closer_to_the_teachers(job: Job, plain: Model) -> None:
+def test_an_embedding_comes_closer_to_the_teachers(job: Job, plain: TextModel) -> None:
     _, first = distil(plain, settings(depth=1, lr=0, head_lr=0, epochs=1), job)
     done, figures = distil(plain, settings(depth=1, similarity=1.0), job)
     assert done.head is None
@@ -115,7 +115,7 @@ def test_an_embedding_comes_closer_to_the_teachers(job: Job, plain: Model) -> No
     assert cosines.mean() == pytest.approx(figures["held_out"]["cosine"], abs=0.05)
 
 
-def test_the_history_ends_at_the_last_step_and_its_loss_falls(job: Job, teacher: Model) -> None:
+def test_the_history_ends_at_the_last_step_and_its_loss_falls(job: Job, teacher: TextModel) -> None:
     _, figures = distil(teacher, settings(depth=1), job)
     history = figures["history"]
     taught = figures["rows"]
@@ -126,7 +126,7 @@ def test_the_history_ends_at_the_last_step_and_its_loss_falls(job: Job, teacher:
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
-    job: Job, teacher: Model, tmp_path: Path
+    job: Job, teacher: TextModel, tmp_path: Path
 ) -> None:
     quick = settings(depth=1, epochs=1, rows=96)
     first, figures = distil(teacher, quick, replace(job, cache=Cache(tmp_path / "one")))
@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
     assert other.encoder_sha256 != first.encoder_sha256
 
 
-def test_it_is_not_trained_twice(job: Job, teacher: Model) -> None:
+def test_it_is_not_trained_twice(job: Job, teacher: TextModel) -> None:
     quick = settings(epochs=1, rows=64)
     first, _ = distil(teacher, quick, job)
     again, figures = distil(teacher, quick, job)
@@ -154,7 +154,7 @@ def test_layers_are_chosen_evenly_from_first_to_last(depth: int, kept: list[int]
     assert spread(depth, 6) == kept
 
 
-def test_layers_may_be_chosen_by_name(job: Job, teacher: Model) -> None:
+def test_layers_may_be_chosen_by_name(job: Job, teacher: TextModel) -> None:
     done, _ = distil(teacher, settings(layers=[1], epochs=1, lr=0, head_lr=0), job)
     before = load_file(teacher.encoder / "model.safetensors")
     after = load_file(done.encoder / "model.safetensors")
@@ -162,12 +162,12 @@ def test_layers_may_be_chosen_by_name(job: Job, teacher: Model) -> None:
     assert (after[name.format(0)] == before[name.format(1)]).all()
 
 
-def test_more_layers_than_there_are_is_refused(job: Job, teacher: Model) -> None:
+def test_more_layers_than_there_are_is_refused(job: Job, teacher: TextModel) -> None:
     with pytest.raises(InputError, match="depth is 3, the encoder has 2 layers"):
         distil(teacher, settings(depth=3), job)
 
 
-def test_frozen_embeddings_stay_and_others_learn(job: Job, teacher: Model) -> None:
+def test_frozen_embeddings_stay_and_others_learn(job: Job, teacher: TextModel) -> None:
     name = "embeddings.word_embeddings.weight"
     before = load_file(teacher.encoder / "model.safetensors")[name]
     frozen, _ = distil(teacher, settings(epochs=1, rows=64), job)
@@ -177,7 +177,7 @@ def test_frozen_embeddings_stay_and_others_learn(job: Job, teacher: Model) -> No
 
 
 def test_a_student_with_a_trimmed_vocabulary_learns_from_outputs_alone(
-    job: Job, teacher: Model
+    job: Job, teacher: TextModel
 ) -> None:
     trimmed, _ = trim(teacher, VocabularyConfig(1, 0, "all"), job)
     _, figures = distil(trimmed, settings(depth=1), job)
@@ -205,12 +205,12 @@ def test_other_tasks_rows_never_hold_a_text_of_the_test_set(job: Job) -> None:
     assert not set(lessons.texts) & set(job.data.test.texts)
 
 
-def test_quick_mode_learns_from_fewer_rows(job: Job, teacher: Model) -> None:
+def test_quick_mode_learns_from_fewer_rows(job: Job, teacher: TextModel) -> None:
     _, figures = distil(teacher, settings(epochs=1, quick_rows=50), replace(job, quick=True))
     assert figures["rows"] + figures["held_out"]["n"] in (49, 50)
 
 
-def test_hidden_states_and_relations_come_closer_too(job: Job, teacher: Model) -> None:
+def test_hidden_states_and_relations_come_closer_too(job: Job, teacher: TextModel) -> None:
     alone = {"soft": 0, "embedding": 0, "epochs": 2, "rows": 150}
     for loss in ("hidden", "relation"):
         _, figures = distil(teacher, settings(depth=1, **alone, **{loss: 1.0}), job)
@@ -219,7 +219,7 @@ def test_hidden_states_and_relations_come_closer_too(job: Job, teacher: Model) -
 
 
 def test_a_narrow_student_learns_through_projections_and_is_saved_without(
-    job: Job, teacher: Model
+    job: Job, teacher: TextModel
 ) -> None:
     config = settings(width=64, hidden=0.1, relation=0.1, rows=150)
     done, figures = distil(teacher, config, job)
@@ -235,7 +235,7 @@ def test_a_narrow_student_learns_through_projections_and_is_saved_without(
     assert told.shape == (5, 64), "it exports, and the fast engine runs it"
 
 
-def test_an_embedding_keeps_its_width(job: Job, plain: Model) -> None:
+def test_an_embedding_keeps_its_width(job: Job, plain: TextModel) -> None:
     with pytest.raises(InputError, match="must stay as wide as the original's, 128"):
         distil(plain, settings(width=64), job)
     with pytest.raises(InputError, match="soft and label need classes"):
@@ -244,7 +244,7 @@ def test_an_embedding_keeps_its_width(job: Job, plain: Model) -> None:
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a8"])
 def test_rounding_while_it_learns_saves_float_weights_that_round_well(
-    scheme: str, job: Job, teacher: Model
+    scheme: str, job: Job, teacher: TextModel
 ) -> None:
     rounds = {"fake_quantize": scheme, "depth": 1, "relation": 0.1}
     done, figures = distil(teacher, settings(**rounds), job)
@@ -257,7 +257,7 @@ def test_rounding_while_it_learns_saves_float_weights_that_round_well(
 
 
 def test_one_student_learns_the_tasks_of_two_recipes(
-    job: Job, teacher: Model, workshop: Path, folder: Path
+    job: Job, teacher: TextModel, workshop: Path, folder: Path
 ) -> None:
     def relabelled(name: str, each: int) -> list[dict[str, str]]:
         return [

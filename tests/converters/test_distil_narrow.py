@@ -14,7 +14,7 @@ from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig,
 from converters.anatomy import keep_layers, layers_of
 from converters.data import Dataset, Rows
 from converters.distil.narrow import fitted_map, narrow, principal
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, Job, TextModel
 from converters.network import TextNetwork, load_encoder, mean_pool, new_head, save_encoder
 from edge_runtime.errors import InputError
 from tests.converters.small import rows
@@ -72,7 +72,7 @@ def job_with(workshop: Path, board: Any, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def model(workshop: Path, tmp_path: Path) -> Model:
+def model(workshop: Path, tmp_path: Path) -> TextModel:
     """Only its tokenizer counts; ids beyond the small table are wrapped around."""
     from tokenizers import Tokenizer
 
@@ -87,7 +87,7 @@ def model(workshop: Path, tmp_path: Path) -> Model:
     from converters.source import Source
 
     source = Source("some", workshop, "", "bert", 64, 8, 64, 0, 300, "")
-    return Model(source, Artifact.of(path), workshop, "")
+    return TextModel(source, Artifact.of(path), workshop, "")
 
 
 def tokens() -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +102,9 @@ def pooled(encoder: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_it_comes_back_as_it_was_saved(name: str, job: Job, model: Model, tmp_path: Path) -> None:
+def test_it_comes_back_as_it_was_saved(
+    name: str, job: Job, model: TextModel, tmp_path: Path
+) -> None:
     encoder = a_little_trained(CONFIGS[name])
     done = narrow(TextNetwork(encoder, new_head(64, 3)), 32, model, job)
     made: Any = done.encoder
@@ -114,7 +116,7 @@ def test_it_comes_back_as_it_was_saved(name: str, job: Job, model: Model, tmp_pa
     assert done.head(pooled(made)).shape == (8, 3)
 
 
-def test_it_starts_near_the_teacher_and_far_from_chance(job: Job, model: Model) -> None:
+def test_it_starts_near_the_teacher_and_far_from_chance(job: Job, model: TextModel) -> None:
     encoder = a_little_trained(CONFIGS["bert"])
     torch.manual_seed(7)
     head = new_head(64, 3)
@@ -129,7 +131,7 @@ def test_it_starts_near_the_teacher_and_far_from_chance(job: Job, model: Model) 
         assert cosine > floor, (width, cosine)
 
 
-def test_a_pruned_encoder_keeps_its_layers(job: Job, model: Model) -> None:
+def test_a_pruned_encoder_keeps_its_layers(job: Job, model: TextModel) -> None:
     encoder = a_little_trained(CONFIGS["bert"])
     keep_layers(encoder, [1])
     done: Any = narrow(TextNetwork(encoder, None), 16, model, job).encoder
@@ -138,13 +140,13 @@ def test_a_pruned_encoder_keeps_its_layers(job: Job, model: Model) -> None:
 
 
 @pytest.mark.parametrize("width", [20, 64, 4, 128])
-def test_a_width_that_heads_do_not_fit_is_refused(width: int, job: Job, model: Model) -> None:
+def test_a_width_that_heads_do_not_fit_is_refused(width: int, job: Job, model: TextModel) -> None:
     encoder = a_little_trained(CONFIGS["bert"])
     with pytest.raises(InputError, match=f"width is {width}; expected a multiple of 8.* below 64"):
         narrow(TextNetwork(encoder, None), width, model, job)
 
 
-def test_mpnet_is_refused(job: Job, model: Model) -> None:
+def test_mpnet_is_refused(job: Job, model: TextModel) -> None:
     encoder = AutoModel.from_config(MPNetConfig(**SMALL)).eval()
     with pytest.raises(InputError, match="'mpnet' cannot be made narrower"):
         narrow(TextNetwork(encoder, None), 32, model, job)

@@ -12,7 +12,7 @@ from converters.cache import Cache
 from converters.configs import FinetuneConfig
 from converters.data import load_dataset
 from converters.finetune import finetune
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, Job, TextModel
 from converters.pipeline import Conversion
 from converters.progress import Silent
 from converters.recipe import load_recipe
@@ -29,10 +29,10 @@ def job(workshop: Path, board: DeviceProfile, tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def start(job: Job, trained: Model) -> Model:
+def start(job: Job, trained: TextModel) -> TextModel:
     """The model before training."""
     source = load_source(job.recipe.source, base=job.recipe.path.parent, max_length=8)
-    return Model(source, trained.tokenizer, source.folder, source.sha256)
+    return TextModel(source, trained.tokenizer, source.folder, source.sha256)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_small_network_has_learned(converted: Conversion) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
-    job: Job, start: Model, short: FinetuneConfig, tmp_path: Path
+    job: Job, start: TextModel, short: FinetuneConfig, tmp_path: Path
 ) -> None:
     first, figures = finetune(start, short, job)
     other_cache = replace(job, cache=Cache(tmp_path / "again"))
@@ -66,21 +66,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     assert other.encoder_sha256 != first.encoder_sha256
 
 
-def test_it_is_not_trained_twice(job: Job, start: Model, short: FinetuneConfig) -> None:
+def test_it_is_not_trained_twice(job: Job, start: TextModel, short: FinetuneConfig) -> None:
     first, _ = finetune(start, short, job)
     again, figures = finetune(start, short, job)
     assert again == first
     assert figures["cached"] is True
 
 
-def test_the_last_steps_are_in_the_history(job: Job, start: Model, short: FinetuneConfig) -> None:
+def test_the_last_steps_are_in_the_history(
+    job: Job, start: TextModel, short: FinetuneConfig
+) -> None:
     _, figures = finetune(start, short, job)
     history = figures["history"]
     assert isinstance(history, list)
     assert [point[0] for point in history] == [4], "64 rows in batches of 16"
 
 
-def test_frozen_embeddings_stay_as_they_were(job: Job, start: Model, short: FinetuneConfig) -> None:
+def test_frozen_embeddings_stay_as_they_were(
+    job: Job, start: TextModel, short: FinetuneConfig
+) -> None:
     done, _ = finetune(start, replace(short, freeze_embeddings=True), job)
     before = load_file(start.encoder / "model.safetensors")
     after = load_file(done.encoder / "model.safetensors")
@@ -88,13 +92,13 @@ def test_frozen_embeddings_stay_as_they_were(job: Job, start: Model, short: Fine
     assert same == {"embeddings.word_embeddings.weight"}
 
 
-def test_quick_mode_trains_on_fewer_rows(job: Job, start: Model, short: FinetuneConfig) -> None:
+def test_quick_mode_trains_on_fewer_rows(job: Job, start: TextModel, short: FinetuneConfig) -> None:
     _, figures = finetune(start, replace(short, quick_rows=32), replace(job, quick=True))
     assert figures["rows"] == 32
 
 
 def test_a_head_goes_on_from_the_head_before(
-    job: Job, trained: Model, short: FinetuneConfig, tmp_path: Path
+    job: Job, trained: TextModel, short: FinetuneConfig, tmp_path: Path
 ) -> None:
     config = replace(short, freeze_backbone=True, continue_from=tmp_path / "named.toml", epochs=2)
     first, figures = finetune(trained, config, job)
@@ -112,7 +116,7 @@ def test_a_head_goes_on_from_the_head_before(
 def test_version_2_is_the_encoder_of_version_1(
     converted: Conversion, continued: Conversion
 ) -> None:
-    assert continued.model.encoder_sha256 == converted.model.encoder_sha256
-    assert continued.model.head_sha256() != converted.model.head_sha256()
+    assert continued.text.encoder_sha256 == converted.text.encoder_sha256
+    assert continued.text.head_sha256() != converted.text.head_sha256()
     assert continued.passes["finetune"]["precision"] == "float32"
-    assert Artifact.of(continued.model.encoder / "model.safetensors").size_bytes > 1_000_000
+    assert Artifact.of(continued.text.encoder / "model.safetensors").size_bytes > 1_000_000

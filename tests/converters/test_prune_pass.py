@@ -21,7 +21,7 @@ from converters.encoding import Encoded, encode, load_tokenizer
 from converters.export.litert import export_litert
 from converters.export.onnx import export_onnx
 from converters.fuse import fuse_onnx
-from converters.model import Job, Model
+from converters.model import Job, TextModel
 from converters.network import (
     HEAD_FILE,
     TextNetwork,
@@ -82,7 +82,7 @@ def job(make_job: Callable[[], Job]) -> Job:
 
 
 @pytest.fixture(scope="module")
-def model(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(job: Job, tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     """The small encoder with a head of random weights."""
     folder = tmp_path_factory.mktemp("head")
     torch.manual_seed(4)
@@ -90,7 +90,7 @@ def model(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return replace(begin(job.recipe, job.data, job.cache), head=folder / HEAD_FILE, classes=CLASSES)
 
 
-def with_encoder(model: Model, folder: Path, change: Callable[[Any], None]) -> Model:
+def with_encoder(model: TextModel, folder: Path, change: Callable[[Any], None]) -> TextModel:
     """The model with a changed encoder, saved in `folder`."""
     encoder = load_encoder(model.encoder)
     with torch.no_grad():
@@ -102,11 +102,11 @@ def figure(figures: Any, name: str) -> Any:
     return figures[name]
 
 
-def shapes(model: Model) -> list[tuple[int, int]]:
+def shapes(model: TextModel) -> list[tuple[int, int]]:
     return [(one.heads, one.shape.intermediate) for one in layers_of(load_encoder(model.encoder))]
 
 
-def test_neurons_and_heads_are_gone_from_the_files(model: Model, job: Job) -> None:
+def test_neurons_and_heads_are_gone_from_the_files(model: TextModel, job: Job) -> None:
     fewer, figures = prune(model, NEURONS, job)
     both, more = prune(fewer, HALF_HEADS, job)
     assert shapes(both) == [(HEADS // 2, HIDDEN)] * 2
@@ -127,7 +127,7 @@ def test_neurons_and_heads_are_gone_from_the_files(model: Model, job: Job) -> No
 
 @pytest.mark.parametrize("config", [NEURONS, HALF_HEADS], ids=lambda one: one.parts)
 def test_the_refit_makes_good_for_most_of_what_was_lost(
-    config: PruneConfig, model: Model, job: Job
+    config: PruneConfig, model: TextModel, job: Job
 ) -> None:
     _, best = prune(model, config, job)
     _, plain = prune(model, replace(config, criterion="l2", reconstruct=False), job)
@@ -148,7 +148,7 @@ def test_what_held_texts_say_is_not_fitted_to_them(job: Job) -> None:
     assert (same.texts, more.sha256 != fit.sha256) == (held.texts, True)
 
 
-def test_the_same_pass_gives_the_same_bytes(model: Model, make_job: Callable[[], Job]) -> None:
+def test_the_same_pass_gives_the_same_bytes(model: TextModel, make_job: Callable[[], Job]) -> None:
     config = replace(NEURONS, allocate="sensitivity")
     first, second = (prune(model, config, make_job()) for _ in range(2))
     assert first[0].encoder_sha256 == second[0].encoder_sha256
@@ -158,7 +158,7 @@ def test_the_same_pass_gives_the_same_bytes(model: Model, make_job: Callable[[],
 
 @pytest.mark.parametrize("config", [NEURONS, HALF_HEADS, WEIGHTS], ids=lambda one: one.parts)
 def test_by_sensitivity_the_layer_that_matters_less_loses_more(
-    config: PruneConfig, model: Model, job: Job, tmp_path: Path
+    config: PruneConfig, model: TextModel, job: Job, tmp_path: Path
 ) -> None:
     def dull(encoder: Any) -> None:
         for role in ("output", "down"):
@@ -175,13 +175,15 @@ def test_by_sensitivity_the_layer_that_matters_less_loses_more(
     assert losses[-1] < second["sensitivity"][-1][1]
 
 
-def test_at_least_one_head_and_one_multiple_stay(model: Model, job: Job) -> None:
+def test_at_least_one_head_and_one_multiple_stay(model: TextModel, job: Job) -> None:
     fewer, _ = prune(model, replace(NEURONS, ratio=1.0), job)
     least, _ = prune(fewer, replace(HALF_HEADS, ratio=1.0), job)
     assert shapes(least) == [(1, 32)] * 2
 
 
-def test_half_of_every_layer_is_zero_and_the_graph_keeps_its_shape(model: Model, job: Job) -> None:
+def test_half_of_every_layer_is_zero_and_the_graph_keeps_its_shape(
+    model: TextModel, job: Job
+) -> None:
     thin, figures = prune(model, WEIGHTS, job)
     assert shapes(thin) == shapes(model)
     for layer in layers_of(load_encoder(thin.encoder)):
@@ -192,7 +194,7 @@ def test_half_of_every_layer_is_zero_and_the_graph_keeps_its_shape(model: Model,
 
 
 @pytest.mark.parametrize("criterion", ["obs", "activation", "l1"])
-def test_two_of_every_four_are_zero(criterion: str, model: Model, job: Job) -> None:
+def test_two_of_every_four_are_zero(criterion: str, model: TextModel, job: Job) -> None:
     thin, _ = prune(model, replace(WEIGHTS, pattern="2:4", criterion=criterion), job)
     for layer in layers_of(load_encoder(thin.encoder)):
         for role in ROLES:
@@ -201,7 +203,7 @@ def test_two_of_every_four_are_zero(criterion: str, model: Model, job: Job) -> N
 
 
 def test_a_global_threshold_takes_more_where_weights_are_small(
-    model: Model, job: Job, tmp_path: Path
+    model: TextModel, job: Job, tmp_path: Path
 ) -> None:
     def weaken(encoder: Any) -> None:
         for role in ROLES:
@@ -259,7 +261,7 @@ def test_every_known_architecture_is_pruned_saved_and_fused(
 
 
 def test_heads_that_share_a_position_bias_are_refused(
-    model: Model, job: Job, tmp_path: Path
+    model: TextModel, job: Job, tmp_path: Path
 ) -> None:
     tiny_encoder("mpnet", tmp_path / "mpnet")
     shared = replace(model, encoder=tmp_path / "mpnet", encoder_sha256="0" * 64)
@@ -268,7 +270,9 @@ def test_heads_that_share_a_position_bias_are_refused(
 
 
 @pytest.fixture(scope="module")
-def wide(model: Model, job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
+def wide(
+    model: TextModel, job: Job, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TextModel, TextModel]:
     """A network with much to lose, and what is left: layers of unlike heads and neurons."""
     from transformers import BertConfig, BertModel
 
@@ -292,7 +296,7 @@ def wide(model: Model, job: Job, tmp_path_factory: pytest.TempPathFactory) -> tu
     return whole, narrow
 
 
-def onnx_of(model: Model) -> tuple[bytes, bytes]:
+def onnx_of(model: TextModel) -> tuple[bytes, bytes]:
     """Plain and fused."""
     plain = export_onnx(load_network(model.encoder, model.head), opset=17)
     fused, counts = fuse_onnx(plain, architecture="bert", heads=model.source.heads, hidden=HIDDEN)
@@ -301,7 +305,7 @@ def onnx_of(model: Model) -> tuple[bytes, bytes]:
 
 
 def test_engines_answer_as_torch_does_and_int8_comes_close(
-    wide: tuple[Model, Model], model: Model, job: Job
+    wide: tuple[TextModel, TextModel], model: TextModel, job: Job
 ) -> None:
     _, narrow = wide
     network = load_network(narrow.encoder, narrow.head)
@@ -319,7 +323,7 @@ def test_engines_answer_as_torch_does_and_int8_comes_close(
     assert np.abs(litert_answers(tflite, texts, (MAX_LENGTH,)) - expected).max() < 1e-4
 
 
-def test_the_exported_graph_is_smaller_and_faster(wide: tuple[Model, Model]) -> None:
+def test_the_exported_graph_is_smaller_and_faster(wide: tuple[TextModel, TextModel]) -> None:
     whole, narrow = ((onnx_of(one)[1], list[float]()) for one in wide)
     assert len(narrow[0]) < len(whole[0]) - 4 * 3 * 0.75 * 1024 * 2 * HIDDEN
     ids = np.ones((4, MAX_LENGTH), dtype=np.int64)

@@ -82,7 +82,7 @@ def test_every_fault_is_told_in_one_go() -> None:
         ({"data": {"test": ""}}, "test is missing"),
         ({"data": {"train": ""}}, "train is missing"),
         ({"task": '"embedding"', "data": {"test": "", "train": ""}}, "test is missing"),
-        ({"task": '"translation"'}, "expected one of text-classification, embedding"),
+        ({"task": '"translation"'}, "expected one of text-classification, text-pair-"),
         ({"created": '"yesterday"'},
          "created is 'yesterday', expected a time in UTC, such as 2026-01-31T12:00:00Z"),
         ({"version": '"1"'}, "version is '1', expected three numbers with dots between, such as"),
@@ -124,7 +124,7 @@ def test_what_changes_weights_may_be_repeated() -> None:
 
 def test_passes_that_nothing_can_do_without_are_missed() -> None:
     told = refusal(recipe_text(passes='[[pass]]\nkind = "export"\n'))
-    assert "the passes finetune, verify, package are missing" in told
+    assert "the passes verify, package are missing" in told
 
 
 def test_what_is_not_toml_is_refused_in_one_line() -> None:

@@ -130,10 +130,10 @@ def test_every_word_from_outside_is_escaped(converted: Conversion) -> None:
             classes=tuple(replace(found, label=HOSTILE + found.label) for found in one.classes),
         ),
     )
-    source = replace(hostile.model.source, name=HOSTILE, licence=HOSTILE)
+    source = replace(hostile.text.source, name=HOSTILE, licence=HOSTILE)
     hostile = replace(
         hostile,
-        model=replace(hostile.model, source=source),
+        model=replace(hostile.text, source=source),
         profile=replace(hostile.profile, name=HOSTILE, title=HOSTILE),
         recipe=replace(hostile.recipe, name=HOSTILE, path=Path(HOSTILE)),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from converters.figures import MAX_CONFUSED, confusion
-from converters.model import Model
+from converters.model import TextModel
 from converters.pipeline import Conversion
 from converters.report import front_plots
 from converters.report.confused import heat, moved
@@ -170,7 +170,7 @@ def test_errors_of_layers_are_measured(found: Found) -> None:
 
 
 def test_without_files_the_page_says_why_and_goes_on(found: Found) -> None:
-    def gone(model: Model) -> Model:
+    def gone(model: TextModel) -> TextModel:
         candidates = tuple(
             replace(one, artifact=replace(one.artifact, path=one.artifact.path.with_name("gone")))
             for one in model.candidates
@@ -178,7 +178,7 @@ def test_without_files_the_page_says_why_and_goes_on(found: Found) -> None:
         return replace(model, candidates=candidates)
 
     small = found.conversions[SHAPE]
-    broken = {**found.conversions, SHAPE: replace(small, model=gone(small.model))}
+    broken = {**found.conversions, SHAPE: replace(small, model=gone(small.text))}
     words = words_of(search_page(replace(found, conversions=broken)))
     assert "Could not be measured: FileNotFoundError" in words
     assert "where they run is unknown" in words
@@ -213,7 +213,7 @@ def test_the_original_quantized_may_be_the_choice(found: Found) -> None:
 
 def test_every_word_from_outside_is_escaped(found: Found) -> None:
     small = found.conversions[SHAPE]
-    model = small.model
+    model = small.text
     hostile = replace(
         small,
         recipe=replace(small.recipe, name=HOSTILE),

@@ -111,7 +111,7 @@ def test_golden_texts_are_of_many_lengths_and_none_is_a_test_row(
 ) -> None:
     verdict = converted.model.verdict
     assert verdict is not None
-    texts = verdict.golden_texts
+    texts = verdict.golden.raw
     assert len(texts) == 4
     assert len(texts[0].split()) <= 5
     assert not set(texts) & set(job.data.test.texts)

@@ -19,7 +19,7 @@ from transformers import AutoModel, BertConfig, CamembertConfig, MPNetConfig, Ro
 from converters.cache import Cache
 from converters.data import load_dataset
 from converters.encoding import collate, encode, load_tokenizer
-from converters.model import Artifact, Job, Model
+from converters.model import Artifact, Job, TextModel
 from converters.network import load_encoder, mean_pool
 from converters.pipeline import Options, convert
 from converters.progress import Silent
@@ -140,14 +140,14 @@ def job(workshop: Path, board: DeviceProfile, tmp_path: Path) -> Job:
     return Job(recipe, board, data, Cache(tmp_path / "cache"), Silent(), tmp_path)
 
 
-def model_of(kind: str, job: Job, folder: Path) -> Model:
+def model_of(kind: str, job: Job, folder: Path) -> TextModel:
     write_source(folder, kind)
     config = replace(job.recipe.source, model=str(folder))
     source = load_source(config, base=folder, max_length=8)
-    return Model(source, Artifact.of(folder / "tokenizer.json"), folder, source.sha256)
+    return TextModel(source, Artifact.of(folder / "tokenizer.json"), folder, source.sha256)
 
 
-def embeddings(model: Model, texts: list[str]) -> torch.Tensor:
+def embeddings(model: TextModel, texts: list[str]) -> torch.Tensor:
     """(texts, hidden), all in one padded batch: the padding's id counts too."""
     batch = collate(
         encode(load_tokenizer(model.tokenizer.path, max_length=60), texts), model.source.pad_id

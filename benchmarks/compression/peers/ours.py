@@ -53,7 +53,7 @@ class BundleRunner:
 
     def tokens(self, text: str) -> Ids:
         """Token ids of `text`, as on the device."""
-        return np.array(self._pipeline.tokens(text).ids, dtype=np.int64)
+        return np.asarray(self._pipeline.read(text).tensors["input_ids"], dtype=np.int64)
 
     def __call__(self, ids: Ids, /) -> FloatArray:
         row = ids[np.newaxis]
