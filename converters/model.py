@@ -111,6 +111,8 @@ class Evidence:
     """Why it is not packed; empty where it is."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Rows by label (first index) and answer (second); empty without labels, or of many classes."""
+    max_error: float = 0.0
+    """The largest difference of an output from the reference's, over the reference's largest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,14 +89,8 @@ def convert(
     check_metric(written)
     recipe = _with_source(written, options)
     cache = Cache(options.cache)
-    if is_encoder(recipe):
-        data = load_dataset(recipe.data, recipe.task)
-        check_output(options.out)
-        model: Model = begin(recipe, data, cache)
-    else:
-        check_output(options.out)
-        with progress.busy(f"opening {recipe.source.model}"):
-            model, data = bring(recipe)
+    check_output(options.out)
+    model, data = open_recipe(recipe, cache, progress)
     done = []
     for profile in profiles:
         job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
@@ -175,7 +169,22 @@ def asked(recipe: Recipe) -> Asked:
         recipe.task,
         recipe.data.max_length,
         recipe.source.shapes,
+        recipe.source.seconds,
+        recipe.source.tower,
     )
+
+
+def open_recipe(recipe: Recipe, cache: Cache, progress: Progress) -> tuple[Model, Dataset]:
+    """The recipe's model before any pass, and its data.
+
+    Raises:
+        InputError: either is not as it should be.
+    """
+    if is_encoder(recipe):
+        data = load_dataset(recipe.data, recipe.task)
+        return begin(recipe, data, cache), data
+    with progress.busy(f"opening {recipe.source.model}"):
+        return bring(recipe)
 
 
 def bring(recipe: Recipe) -> tuple[BroughtModel, Dataset]:

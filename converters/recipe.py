@@ -34,12 +34,16 @@ class SourceConfig:
     """`model`: a Hugging Face id, a folder, `python-package:NAME`, a file of ONNX, Keras or TFLite,
     a SavedModel's folder, or `FILE.py:FUNCTION`.
 
-    `shapes` fix dimensions that the model leaves free, by input.
+    `shapes` fix dimensions that the model leaves free, by input. `seconds` is how long a clip is
+    that a model of bare samples hears, 0 for one second; `tower` "text" or "image" of a model that
+    has both.
     """
 
     model: str
     licence: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    tower: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ def parse_recipe(data: bytes, path: Path) -> Recipe:
             source.text("model", max_len=1024),
             source.text("licence", "unknown"),
             _shapes(source.object("shape", {})),
+            source.number("seconds", 0.0, low=0, high=3600),
+            source.choice("tower", ("text", "image"), "") if source.present("tower") else "",
         ),
         data=_data(f.object("data"), path.parent),
         passes=tuple(_passes(f, path.parent)),

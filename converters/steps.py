@@ -15,7 +15,7 @@ from converters.cache import tool_versions
 from converters.configs import ExportConfig, FuseConfig
 from converters.feeds import longest_feeds
 from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model, TextModel
-from converters.operators import operators_of
+from converters.operators import check_runtime, operators_of
 from converters.quantize import Quantized, quantizer
 from converters.quantize.config import Options, QuantizeConfig
 from converters.samples import Samples, read_samples
@@ -86,11 +86,19 @@ def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> C
         (out / "signatures.json").write_text(json.dumps(signatures))
 
     folder = job.cache.folder("export", parts, make)
+    _check_runtime(folder / _file(backend), backend, job)
     signatures = tuple(
         Signature(one["name"], one["dims"])
         for one in json.loads((folder / "signatures.json").read_text())
     )
     return Candidate(backend, FLOAT, Artifact.of(folder / _file(backend)), signatures, {})
+
+
+def _check_runtime(path: Path, backend: str, job: Job) -> None:
+    """Refuse operators that the package which the board has does not know."""
+    engine = job.profile.engine(backend)
+    if backend == "litert" and engine is not None and engine.runtime:
+        check_runtime(path.read_bytes(), engine.runtime, f"profile {job.profile.name}")
 
 
 def _file(backend: str) -> str:
@@ -195,6 +203,7 @@ def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job
         (out / "notes.json").write_text(json.dumps(dict(made.notes)))
 
     folder = job.cache.folder("quantize", parts, make)
+    _check_runtime(folder / name, candidate.backend, job)
     notes: Mapping[str, Json] = json.loads((folder / "notes.json").read_text())
     artifact = Artifact.of(folder / name)
     return replace(candidate, precision=options.precision, artifact=artifact, notes=notes)

@@ -3,7 +3,6 @@
 Measured, not copied: for every operator in LiteRT 2.3's schema and every version 1..24, a file
 with that operator alone was loaded with the wheel tflite_runtime-2.14.0 (x86-64, Python 3.11);
 those that its resolver found are here. `NAME:4` stands for versions 1..4, `NAME:2-3` for 2 and 3.
-`tests/converters/test_operators.py` measures again where that wheel is installed.
 """
 
 from __future__ import annotations

@@ -186,7 +186,14 @@ def _judge(
         classes=classes,
         refused="",
         confusion=confused,
+        max_error=_max_error(answers, reference),
     )
+
+
+def _max_error(answers: FloatArray, reference: FloatArray) -> float:
+    scale = float(np.abs(reference).max()) or 1.0
+    gap = float(np.abs(answers - reference).max())
+    return gap / scale if np.isfinite(gap) else float(np.finfo(np.float32).max)
 
 
 def _interval(figure: Figure) -> tuple[float, float]:

@@ -48,6 +48,8 @@ class Engine:
     threads: int
     options: Mapping[str, Json]
     convolutions: str = ""
+    runtime: str = ""
+    """Which of several packages runs the engine on the board; "" for any."""
 
     def scheme(self, *, convolutional: bool) -> str:
         """The quantization for a model that has convolutions, or has none."""
@@ -179,6 +181,7 @@ def _engine(f: Fields) -> Engine:
         threads=f.integer("threads", 1, low=1, high=256),
         options=f.mapping("options", {}),
         convolutions=f.text("convolutions", ""),
+        runtime=f.text("runtime", ""),
     )
     _refuse_unknown(f)
     return engine

@@ -191,10 +191,12 @@ def _open(graph: Graph, node: onnx.NodeProto) -> None:
 
 
 def plain_gemms(model: bytes) -> bytes:
-    """Every Gemm with a constant weight as `x @ W + b`, W (in, out); others as they were."""
+    """Every Gemm with constants as `x @ W + b`, W (in, out), if no layer is a matrix already."""
     if b"Gemm" not in model:
         return model
     graph = Graph(model)
+    if any(one.op in MATRICES for one in find_layers(graph.proto)):
+        return model
     turned = [_straighten(graph, node) for node in graph.proto.graph.node]
     if not any(turned):
         return model

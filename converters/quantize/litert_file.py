@@ -145,13 +145,16 @@ class Run:
         return first.reshape(len(first), -1) if first.ndim != 2 else first
 
     def tensors(self, names: Collection[str]) -> Iterator[Tensor]:
-        """The float tensors called so; rows of padding are left out.
+        """The tensors called so, as float32; rows of padding are left out.
 
         Several tensors may share a name; they come in the file's order.
         """
         for one in self.interpreter.get_tensor_details(self.subgraph):
-            if one["name"] in names and one["dtype"] is np.float32:
+            scale, zero_point = one["quantization"]
+            if one["name"] in names and (one["dtype"] is np.float32 or scale):
                 value = self.interpreter.get_tensor(one["index"], self.subgraph)
+                if value.dtype != np.float32:
+                    value = (value.astype(np.float32) - zero_point) * np.float32(scale)
                 rows = value.reshape(-1, value.shape[-1]) if value.ndim else value.reshape(1, 1)
                 own = rows[: self.kept] if len(rows) == self.length else rows
                 yield Tensor(one["name"], value.ndim, own)

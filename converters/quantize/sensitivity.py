@@ -93,7 +93,9 @@ def sensitivities(
     reference = engine.answers(model, judged)
     found = []
     for done, (layer, count) in enumerate(weights.items(), 1):
-        only = replace(options, scheme=FLOAT, smooth=0.0, layers={layer: options.scheme})
+        only = replace(
+            options, scheme=FLOAT, smooth=0.0, integer=False, layers={layer: options.scheme}
+        )
         made = quantizer(backend, only)(model, tuple(texts)).model
         loss = _loss(engine.answers(made, judged), reference)
         found.append(Sensitivity(layer, options.scheme, loss, count))

@@ -100,6 +100,11 @@ def summary(conversion: Conversion) -> str:
     lines += [line for pair in zip(names, shown, strict=True) for line in pair]
     lines.append("  x: share of the float variant's; latency: p50, 1 thread, batch 1; measured on")
     lines.append(plain(f"  {verdict.host}, not on the board"))
+    lines += [
+        plain(f"  {one.id}: at most {one.max_error:.1e} of its largest output off the model's")
+        for candidate, one in measured(conversion)
+        if not candidate.quantized
+    ]
     p95_ms = conversion.passes.get("package", {}).get("latency_p95_ms")
     if isinstance(p95_ms, Mapping):
         lines += over_budget(conversion.profile, cast("Mapping[str, float]", p95_ms))

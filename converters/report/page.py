@@ -72,6 +72,11 @@ def _section(index: int, conversion: Conversion) -> dict[str, Any]:
         "quality_evidence": f"Quality: {verdict.reference.n:,} test rows where no other n is "
         "given, one at a time, each variant on its own engine; measured on the same host. "
         "Memory: unknown.",
+        "parity": [
+            {"id": one.id, "error": f"{one.max_error:.1e}", "n": f"{one.n:,}"}
+            for candidate, one in pairs
+            if not candidate.quantized
+        ],
         "refused": [
             {"id": one.id, "reason": one.refused} for one in verdict.candidates if one.refused
         ],

@@ -7,6 +7,7 @@ engine.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,12 @@ from edge_runtime.inference.backend import Tensor, one_line
 from edge_runtime.inference.tasks.items import BATCH
 
 PICTURE_RANK = 4
+FIRST_OWN_WEIGHTS = 4
+"""The first version of the format in which weights need not be inputs."""
+FIRST_KNOWN, RAISED_TO = 7, 17
+"""The engine's first opset, and what older files are raised to."""
+FIRST_QUANTIZED = 13
+"""The first opset with a scale for each channel."""
 
 
 def open_onnx(
@@ -39,6 +46,9 @@ def open_onnx(
     """
     where = f"model {path.name}"
     proto = read_onnx(path)
+    if _opset(proto) < FIRST_KNOWN:
+        with contextlib.suppress(InputError):  # then whatever is unknown is named
+            proto = _raised(proto, RAISED_TO, where)
     check_onnx(proto, where)
     _fix(proto, dict(shapes or {}), where)
     data = proto.SerializeToString()
@@ -84,20 +94,26 @@ class OnnxModel:
         )
 
     def export(self, backend: str, *, opset: int, lengths: Sequence[int]) -> Exported:
-        """See `FloatModel`: the file with its data inside; its own opset stays."""
+        """See `FloatModel`: the file with its data inside.
+
+        Its opset is raised to `opset` where it is older than quantized operators are.
+        """
         if backend != "onnxruntime":
             raise InputError(
                 f"model {self.name}: no way leads from ONNX to {backend}; bring the PyTorch or "
                 "Keras model it was made from"
             )
-        return Exported(self._data)
+        if _opset(self._proto) >= FIRST_QUANTIZED:
+            return Exported(self._data)
+        raised = _raised(self._proto, opset, f"model {self.name}")
+        return Exported(bytes(raised.SerializeToString()))
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `FloatModel`; one row at a time where the file's batch is fixed."""
         names = [one.name for one in self.interface.outputs]
-        fixed = any(spec.shape and spec.shape[0] != BATCH for spec in self.interface.inputs)
-        count = len(next(iter(feeds.values())))
-        if not fixed or count == 1:
+        single = all(spec.shape and spec.shape[0] == 1 for spec in self.interface.inputs)
+        count = max((len(value) for value in feeds.values() if value.ndim), default=1)
+        if not single or count <= 1:
             return dict(zip(names, self._run(names, feeds), strict=True))
         rows = [
             self._run(names, {key: value[at : at + 1] for key, value in feeds.items()})
@@ -133,6 +149,28 @@ class OnnxModel:
         )
 
 
+def _opset(proto: Any) -> int:
+    """The version of ONNX's own operators."""
+    return next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 1)
+
+
+def _raised(proto: Any, opset: int, where: str) -> Any:
+    """The same model with the operators of a newer version.
+
+    Raises:
+        InputError: the library cannot.
+    """
+    from onnx import version_converter
+
+    try:
+        return version_converter.convert_version(proto, opset)
+    except Exception as reason:  # of its native code, without a common base
+        raise InputError(
+            f"{where}: its opset {_opset(proto)} cannot be raised to {opset}, and older ones than "
+            f"{FIRST_QUANTIZED} cannot be quantized ({one_line(reason)[:200]})"
+        ) from None
+
+
 def _fix(proto: Any, shapes: Mapping[str, Sequence[int]], where: str) -> None:
     """Write the settled shapes into the graph's inputs; what followed from others is dropped."""
     constant = {one.name for one in proto.graph.initializer}
@@ -140,6 +178,7 @@ def _fix(proto: Any, shapes: Mapping[str, Sequence[int]], where: str) -> None:
     # Old files list their weights among the inputs, where a caller could replace them.
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
+    proto.ir_version = max(proto.ir_version, FIRST_OWN_WEIGHTS)
     inputs = list(proto.graph.input)  # the graph's own now, no copies
     dims = {}
     for one in inputs:

@@ -30,6 +30,8 @@ class Asked:
     task: str = ""
     max_length: int = 128
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    tower: str = ""
 
     @property
     def path(self) -> Path:
@@ -112,5 +114,11 @@ def _huggingface(asked: Asked) -> FloatModel:
     folder = find_folder(asked.model, asked.base)
     name = asked.model.removeprefix(PACKAGE)
     return open_huggingface(
-        folder, task=asked.task, name=name, licence=licence, max_length=asked.max_length
+        folder,
+        task=asked.task,
+        name=name,
+        licence=licence,
+        max_length=asked.max_length,
+        seconds=asked.seconds,
+        tower=asked.tower,
     )

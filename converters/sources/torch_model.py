@@ -182,13 +182,12 @@ class TorchModel:
             read = {one.name for one in session.get_inputs()}
             found = session.run(names, {k: v for k, v in feeds.items() if k in read})
             for name, ours in zip(names, found, strict=True):
-                scale = max(float(np.abs(wanted[name]).max()), LEAST)
                 if ours.shape != wanted[name].shape:
                     raise InputError(
                         f"its {name} has the shape {list(ours.shape)}, expected "
                         f"{list(wanted[name].shape)}: a size stands in the graph for good"
                     )
-                error = float(np.abs(ours - wanted[name]).max()) / scale
+                error = _error(wanted[name], ours)
                 if not error <= TRACED:
                     length = f" of {tokens} tokens" if self.has_sequence else ""
                     raise InputError(
@@ -271,6 +270,14 @@ class TorchModel:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes = (*self.notes, text)
+
+
+def _error(wanted: Tensor, found: Tensor) -> float:
+    """Largest difference over the largest finite number wanted; what is equal may be infinite."""
+    one, other = wanted.astype(np.float64), found.astype(np.float64)
+    apart = np.abs(np.subtract(one, other, where=one != other, out=np.zeros_like(one)))
+    scale = np.abs(one[np.isfinite(one)]).max(initial=LEAST)
+    return float(apart.max(initial=0.0) / scale)
 
 
 def sentence(reason: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""LiteRT, once TensorFlow Lite: the first of its three packages that is installed.
+"""LiteRT, once TensorFlow Lite: the first of its two packages that is installed.
 
 Shapes are fixed, so a text model has one entry point (signature) per length and runs one row at
 a time; the signatures share the weights. A full-integer file is fed and answers in float32 where
@@ -35,7 +35,6 @@ from edge_runtime.profile import Engine
 RUNTIMES = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
     "tflite-runtime": "tflite_runtime.interpreter",
-    "tensorflow": "tensorflow.lite.python.interpreter",
 }
 """Packages that carry the interpreter, the preferred first, and the module that has it."""
 OWN_OPTIONS = ("delegate", "delegate_options")

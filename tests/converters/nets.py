@@ -188,6 +188,8 @@ def trained(name: str) -> Any:
 
     torch.manual_seed(0)
     net = NETS[name]()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a net waits for threads longer than it computes
     images, labels = (torch.from_numpy(one[:TRAINED]) for one in digits())
     rate, epochs = {"transformer": (3e-3, 8)}.get(name, (6e-3, 3))
     optimizer = torch.optim.AdamW(net.parameters(), rate)
@@ -199,6 +201,7 @@ def trained(name: str) -> Any:
             torch.nn.functional.cross_entropy(net(images[rows]), labels[rows]).backward()
             optimizer.step()
             schedule.step()
+    torch.set_num_threads(threads)
     return net.eval()
 
 
@@ -206,12 +209,12 @@ def as_onnx(net: Any, example: FloatArray, *, name: str = "image") -> bytes:
     """The net as ONNX, its batch free."""
     import torch
 
-    out = io.BytesIO()
+    out: Any = io.BytesIO()
     torch.onnx.export(
         net.eval(), (torch.from_numpy(example),), out, input_names=[name], output_names=["answer"],
         dynamic_axes={name: {0: "batch"}, "answer": {0: "batch"}}, opset_version=17, dynamo=False,
     )  # fmt: skip
-    return out.getvalue()
+    return bytes(out.getvalue())
 
 
 def as_litert(net: Any, example: FloatArray, *, name: str = "image") -> bytes:
