@@ -92,7 +92,7 @@ setup-tensorflow: ## set up .venv-tensorflow, where Keras models and SavedModels
 	$(DEV)/make-venv.sh .venv-tensorflow "$$python" keras constraints/tensorflow.txt
 
 setup-broker:
-	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; $(DEV)/install-strace.sh; fi
+	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; $(DEV)/install-tools.sh; fi
 
 clean: ## remove what was produced; environments stay
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

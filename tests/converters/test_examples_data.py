@@ -24,6 +24,7 @@ from examples.glyphs import data as glyphs
 from examples.glyphs import fonts
 from examples.keywords import data as clips
 from examples.keywords import mixing, speech, stream, voices
+from examples.keywords.score import score
 from examples.workbench import ROOT, Bench, Front, classes_of, files_of
 
 EXAMPLES = ROOT / "examples"
@@ -219,7 +220,8 @@ def test_labels_of_a_recipe_stand_in_the_order_of_the_folders(
     recipe: str, classes: tuple[str, ...]
 ) -> None:
     declared = tomllib.loads((EXAMPLES / recipe).read_text())["postprocess"]
-    assert declared[-1]["labels"] == list(classes) == sorted(classes)
+    (top,) = (step for step in declared if step["step"] == "top_k")
+    assert top["labels"] == list(classes) == sorted(classes)
 
 
 def test_files_of_a_split_carry_the_place_of_their_class(tmp_path: Path) -> None:
@@ -268,3 +270,16 @@ def test_rows_are_written_as_recipes_read_them(
     assert all(tuple(one["row"]) == NAMES for one in lines)
     details = (tmp_path / "test-details.jsonl").read_text().splitlines()
     assert [json.loads(one)["fault"] for one in details] == ["normal", *machines.FAULTS]
+
+
+def test_a_stream_is_scored_by_words_heard_missed_and_imagined() -> None:
+    said = [
+        {"label": "yes", "word": "yes", "start_s": 1.0, "end_s": 1.5},
+        {"label": "no", "word": "no", "start_s": 3.0, "end_s": 3.4},
+        {"label": "_unknown_", "word": "rice", "start_s": 5.0, "end_s": 5.5},
+    ]
+    found = score(said, [("yes", 1.7), ("no", 4.6), ("yes", 5.6)])
+    assert (found["heard"], found["words"], found["others_said"]) == (1, 2, 1)
+    assert found["missed"] == ["no"]
+    assert found["false_alarms"] == ["no at 4.6 s", "yes at 5.6 s"]
+    assert found["latency_after_word_s"] == 0.2

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Try to have the tools that some tests need: strace, which puts the faults of `make reliability` into
+# system calls; espeak-ng and a font, of which the examples make sounds and pictures.
+#
+# Never fails. What cannot be installed is named in a line, and its tests are skipped.
+set -uo pipefail
+
+# have NAME: whether the package NAME's one file that counts is here.
+have() {
+    case $1 in
+        fonts-*) [[ -f /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ]] ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+missing=()
+for package in strace espeak-ng fonts-dejavu-core; do
+    have "$package" || missing+=("$package")
+done
+[[ ${#missing[@]} -eq 0 ]] && exit 0
+if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
+    echo "== ${missing[*]}: not installed, so their tests are skipped; to have them:" \
+        "sudo apt-get install ${missing[*]}" >&2
+    exit 0
+fi
+
+echo "== ${missing[*]}: installing the distribution's packages"
+export DEBIAN_FRONTEND=noninteractive
+install() { apt-get install -y --no-install-recommends "${missing[@]}"; }
+if ! { install || { apt-get update && install; }; } >/dev/null 2>&1; then
+    echo "== apt-get could not install ${missing[*]}: their tests are skipped" >&2
+fi
