@@ -15,12 +15,11 @@ from converters.cache import tool_versions
 from converters.configs import ExportConfig, FuseConfig
 from converters.feeds import longest_feeds
 from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model, TextModel
-from converters.operators import check_runtime, operators_of
+from converters.operators import check_runtime, float_operators, operators_of
 from converters.quantize import Quantized, quantizer
 from converters.quantize.config import Options, QuantizeConfig
 from converters.samples import Samples, read_samples
 from converters.source import file_sha256
-from converters.tensorflow.integers import float_operators
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
@@ -32,6 +31,8 @@ TOOLS = {
 CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "CONV_2D", "DEPTHWISE_CONV_2D",
                           "TRANSPOSE_CONV", "CONV_3D"))  # fmt: skip
 """Operators of either format that slide a kernel over a picture or a sound."""
+WRONG = {"tflite-runtime": "dynamic_"}
+"""Runtime → what the names of schemes have in them that it computes wrongly."""
 TENSORFLOW = "tensorflow_"
 """What schemes of TensorFlow's own converter begin with."""
 
@@ -99,6 +100,16 @@ def _check_runtime(path: Path, backend: str, job: Job) -> None:
     engine = job.profile.engine(backend)
     if backend == "litert" and engine is not None and engine.runtime:
         check_runtime(path.read_bytes(), engine.runtime, f"profile {job.profile.name}")
+
+
+def _check_scheme(backend: str, scheme: str, job: Job) -> None:
+    """Refuse schemes that the board's package runs without an error, and wrongly."""
+    engine = job.profile.engine(backend)
+    if engine is not None and engine.runtime in WRONG and WRONG[engine.runtime] in scheme:
+        raise InputError(
+            f"profile {job.profile.name}: {engine.runtime} answers nonsense in {scheme} (cosines "
+            "of 0.07 to 0.13 were measured); use static_w8a8_channel or weight_w8_channel"
+        )
 
 
 def _file(backend: str) -> str:
@@ -185,6 +196,7 @@ def _scheme(candidate: Candidate, job: Job) -> str:
 def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job) -> Candidate:
     interface = model.interface(job.recipe.data)
     name = _file(candidate.backend)
+    _check_scheme(candidate.backend, options.scheme, job)
     parts: dict[str, object] = {
         "file": candidate.artifact.sha256,
         "options": options.key(),
@@ -225,6 +237,5 @@ def _quantized(
         )
     few = samples[: options.rows or None]
     made: bytes = convert(options.scheme, few)
-    left = dict(float_operators(made))
-    shown = ", ".join(f"{count} {name}" for name, count in left.items()) or "none"
-    return Quantized(made, {"calibration_rows": len(few), "float_operators": shown})
+    left = [f"{name} x{count}" for name, count in float_operators(made).items()]
+    return Quantized(made, {"calibration_texts": len(few), "float_operators": left})

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import pytest
 
+from converters.operators import float_operators
 from converters.ort import open_session
 from converters.sources import keras_file
 from converters.sources.keras import KerasModel, open_keras
-from converters.tensorflow.integers import float_operators
 from converters.tensorflow.process import TensorFlow, find_python
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import InputError
