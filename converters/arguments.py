@@ -93,14 +93,16 @@ def _optimize(verbs: Verbs) -> None:
         verbs,
         "optimize",
         "search: model + data + budget → the best bundle, and what others cost",
-        "Prune, distil and quantize a model in many ways, within a time, and keep the best bundle "
-        "for a budget. Writes the bundle, chosen.toml (the recipe that makes it again) and "
+        "Prune, distil and quantize a text encoder in many ways, within a time, and keep the best "
+        "bundle for a budget; of any other model, try every quantization of either engine. Writes the bundle, chosen.toml (the recipe that makes it again) and "
         "optimize.json and optimize.html (everything that was tried). What was computed is cached: "
         "interrupted, it goes on where it was. Ends with 1 where nothing meets the budget, and "
         "says what came nearest.",
         """\
   edge-convert optimize examples/debian-sections/recipe-search.toml --profile generic-x86_64 \\
       --budget faster=8,smaller=10,drop=1.4% --out build/search
+  edge-convert optimize examples/glyphs/recipe-keras.toml --profile generic-x86_64 \\
+      --budget smaller=3,drop=1% --out build/glyphs/search
   edge-convert optimize sentence-transformers/all-MiniLM-L6-v2 --data my/texts \\
       --profile raspberry-pi-5 --budget drop=2% --minutes 30 --out build/mine
   edge-convert optimize my/recipe.toml --profile generic-x86_64 --no-training --out build/ptq

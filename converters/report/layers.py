@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from converters.data import read_rows
-from converters.encoding import encode, load_tokenizer
 from converters.model import Candidate
 from converters.report.story import passes_of, subject
+from converters.rows import read_inputs
+from converters.samples import Declared, read_samples
 from converters.search.result import Found
 
 TEXTS = 16
-"""Calibration texts that the errors are measured on."""
+"""Calibration rows that the errors are measured on."""
 MAX_LAYERS = 80
 
 
 def layer_errors(found: Found) -> tuple[list[tuple[str, float]], str]:
     """(layer, decibels of signal over error) of the subject, and why there are none, or nothing.
 
-    Both files of the subject, float and quantized, run the first calibration texts. What either
+    Both files of the subject, float and quantized, run the first calibration rows. What either
     toolchain makes of its own graph is not ours to rule out, so any failure becomes the reason.
     """
     end = subject(found)
@@ -45,11 +45,13 @@ def _errors(found: Found, before: Candidate, after: Candidate) -> list[tuple[str
     conversion = found.conversions[subject(found).candidate]
     data = conversion.recipe.data
     assert data.calibration is not None  # no recipe is without
-    texts = read_rows(data.calibration, data.text, None).first(TEXTS).texts
-    tokenizer = load_tokenizer(conversion.text.tokenizer.path, max_length=data.max_length)
+    interface = conversion.model.interface(data)
+    takes, _ = Declared(conversion.model.name, interface).reader()
+    rows = read_inputs(data.calibration, data, takes).first(TEXTS)
+    samples = tuple(read_samples(interface, rows, name=conversion.model.name))
     files = [one.artifact.path.read_bytes() for one in (before, after)]
     with quiet():
-        errors = measured(before.backend, files[0], files[1], encode(tokenizer, texts))
+        errors = measured(before.backend, files[0], files[1], samples)
     return [(_short(one.layer), one.sqnr_db) for one in errors]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from converters.feeds import at_words
 from converters.metrics import figure_words, is_share
 from converters.passes import pass_words
 from converters.pipeline import Conversion
@@ -24,10 +25,13 @@ from converters.report.template import raw, render
 from converters.search.budget import bound_words
 from converters.search.front import front
 from converters.search.result import ORIGINAL, Finalist, Found
+from converters.search.show import ENGINES
 from edge_runtime.text import size
 
 TEMPLATE = "search.html.j2"
 MAX_OPERATORS = 12
+MAX_PLACED = 6
+"""Files whose nodes are told of whatever they are."""
 
 
 def search_page(found: Found) -> str:
@@ -45,6 +49,8 @@ def search_page(found: Found) -> str:
         "broken": _broken(found, end),
         "quick": conversion.quick,
         "stopped": found.stopped,
+        "notes": [f"{note[:1].upper()}{note[1:]}" for note in found.notes],
+        "base": ENGINES.get(original(found).backend, original(found).backend),
         "tiles": list(_tiles(found, end)),
         "metric": end.evidence.metric,
         "front": raw(_front(found, numbers)),
@@ -55,7 +61,7 @@ def search_page(found: Found) -> str:
         "held": sorted({name for one in found.tried for name in one.held_out if name != "n"}),
         "plots": list(_plots(found)),
         **_classes(found, end),
-        "nodes": list(_nodes(conversion)),
+        "nodes": list(_nodes(found, conversion)),
         "passes": [
             (title, pass_words(title, figures))
             for title, figures in passes_of(found, end.candidate).items()
@@ -105,7 +111,7 @@ def _tiles(found: Found, end: Finalist) -> Iterator[dict[str, str]]:
     }
     longest = max(evidence.latency_ms)
     yield {
-        "name": f"Latency at {longest} tokens",
+        "name": f"Latency{at_words(longest)}",
         "value": times(base.cost.latency_ms, end.cost.latency_ms, ("faster", "slower")),
         "words": f"{base.cost.latency_ms:.2f} → {end.cost.latency_ms:.2f} ms, p50, on this host",
     }
@@ -268,7 +274,7 @@ def _plots(found: Found) -> Iterator[dict[str, Any]]:
     errors, reason = layer_errors(found)
     plot: dict[str, Any] = {
         "title": "Error by layer, float against quantized",
-        "words": f"Signal over error at each layer's output, {TEXTS} calibration texts, errors of "
+        "words": f"Signal over error at each layer's output, {TEXTS} calibration rows, errors of "
         "the layers before included. 20 dB is an error of 10 % of the signal, 30 dB of 3 %.",
         "svg": raw(front_plots.layer_error("errors", errors)) if errors else "",
     }
@@ -292,7 +298,8 @@ def _histories(found: Found) -> dict[str, list[Any]]:
 
 def _classes(found: Found, end: Finalist) -> dict[str, Any]:
     """The two matrices, where there are classes and not too many."""
-    model = found.conversions[end.candidate].text
+    conversion = found.conversions[end.candidate]
+    classes = conversion.model.interface(conversion.recipe.data).labels
     verdict = found.conversions[ORIGINAL].model.verdict
     assert verdict is not None
     before, after = verdict.reference.confusion, end.evidence.confusion
@@ -300,12 +307,12 @@ def _classes(found: Found, end: Finalist) -> dict[str, Any]:
         return {"confusion": [], "moved": [], "numbers": False, "classes": []}
     return {
         "confusion": [
-            ("The original", heat(model.classes, before)),
-            (end.id, heat(model.classes, after)),
+            ("The original", heat(classes, before)),
+            (end.id, heat(classes, after)),
         ],
-        "moved": moved(model.classes, before, after) if end.evidence.n == _total(before) else [],
-        "numbers": len(model.classes) <= NUMBERS,
-        "classes": list(model.classes),
+        "moved": moved(classes, before, after) if end.evidence.n == _total(before) else [],
+        "numbers": len(classes) <= NUMBERS,
+        "classes": list(classes),
     }
 
 
@@ -313,9 +320,14 @@ def _total(matrix: Sequence[Sequence[int]]) -> int:
     return sum(sum(row) for row in matrix)
 
 
-def _nodes(conversion: Conversion) -> Iterator[dict[str, Any]]:
-    """Where the nodes of each file of the subject's shape run."""
-    for candidate in conversion.model.candidates:
+def _nodes(found: Found, conversion: Conversion) -> Iterator[dict[str, Any]]:
+    """Where the nodes of each file of the subject's shape run; of many, of those that count."""
+    candidates = conversion.model.candidates
+    if len(candidates) > MAX_PLACED:
+        end = subject(found)
+        kept = {end.name, *(found.finalist(one).name for one in found.front)}
+        candidates = tuple(one for one in candidates if one.id in kept or not one.quantized)
+    for candidate in candidates:
         row: dict[str, Any] = {"id": candidate.id, "backend": candidate.backend,
                                "quantized": candidate.quantized}  # fmt: skip
         try:
@@ -341,10 +353,10 @@ def _nodes(conversion: Conversion) -> Iterator[dict[str, Any]]:
 
 def _provenance(found: Found, conversion: Conversion) -> Iterator[tuple[str, str, bool]]:
     """Name, value, and whether the value is to be copied exactly."""
-    source = conversion.text.source
-    yield "model", source.name, False
-    yield "licence", source.licence, False
-    yield "model sha256", source.sha256, True
+    model = conversion.model
+    yield "model", model.name, False
+    yield "licence", model.licence, False
+    yield "model sha256", model.source_sha256, True
     yield "profile", f"{conversion.profile.name}, {conversion.profile.title}", False
     yield "seed", str(conversion.recipe.seed), False
     yield "budget", found.budget.words(), False

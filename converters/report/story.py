@@ -32,8 +32,8 @@ def subject(found: Found) -> Finalist:
 
     if found.choice is not None:
         return found.finalist(found.choice)
-    quantized = {one.id: one.cost for one in found.finalists if one.quantized}
-    costs = quantized or {one.id: one.cost for one in found.finalists}
+    ready = {one.id: one.cost for one in found.finalists if one.ready}
+    costs = ready or {one.id: one.cost for one in found.finalists}
     return found.finalist(nearest(costs, found.budget))
 
 

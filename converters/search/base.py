@@ -17,6 +17,7 @@ import tomli_w
 
 from converters.data import open_rows
 from converters.recipe import Recipe, load_recipe, parse_recipe
+from converters.sources.table import Asked, format_of
 from edge_runtime.errors import InputError
 
 SPLITS = ("train", "calibration", "test", "unlabelled")
@@ -36,6 +37,12 @@ def base_recipe(model: str, data: Path | None, out: Path) -> Recipe:
         if data is not None:
             raise InputError(f"recipe {model}: names its data itself; leave --data out")
         return load_recipe(Path(model))
+    source = Asked(model, Path.cwd())
+    if source.path.exists() and format_of(source) != "Hugging Face":
+        raise InputError(
+            f"model {model}: in {format_of(source)}, which does not say what stands around it; "
+            "expected a recipe that does, a .toml file (docs/models.md)"
+        )
     if data is None:
         raise InputError(f"model {model}: needs --data, a folder with {', '.join(SPLITS[:3])}")
     written = _written(model, data)

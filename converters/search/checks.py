@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from converters.configs import VerifyConfig
-from converters.data import Rows
+from converters.data import Dataset
 from converters.metrics import metric_for
 from converters.passes import kind_of
 from converters.quantize.config import QuantizeConfig
@@ -21,15 +21,17 @@ COUNTED = ("accuracy", "agreement")
 
 
 def check_claim(
-    test: Rows, task: str, budget: Budget, config: VerifyConfig, *, quick: bool
+    data: Dataset, task: str, budget: Budget, config: VerifyConfig, *, quick: bool
 ) -> None:
     """One row that is answered otherwise must not be more than may be lost.
 
     Raises:
         InputError: it is.
     """
+    test = data.test
+    labelled = data.targets(test) is not None
     rows = min(len(test), config.quick_rows) if quick else len(test)
-    counted = metric_for(task, config.metric) in COUNTED
+    counted = metric_for(task, config.metric, labelled=labelled) in COUNTED
     if counted and budget.drop and rows * budget.drop < 1:
         raise InputError(
             f"data {test.path}: {rows} rows cannot show that at most {budget.drop:.2%} is "
@@ -37,11 +39,11 @@ def check_claim(
         )
 
 
-def check_passes(recipe: Recipe, profile: DeviceProfile) -> None:
-    """What a search decides may not stand in the recipe, and an engine must quantize.
+def check_quantizes(recipe: Recipe, profile: DeviceProfile) -> None:
+    """An engine must quantize, where the scheme of each is the recipe's or the profile's.
 
     Raises:
-        InputError: not so.
+        InputError: none does.
     """
     config = recipe.config(QuantizeConfig) or QuantizeConfig({})
     schemes = [config.options(one.backend, one.quantization).scheme for one in profile.engines]
@@ -49,6 +51,15 @@ def check_passes(recipe: Recipe, profile: DeviceProfile) -> None:
         raise InputError(
             f"{recipe.where}: every engine's scheme is {FLOAT}; a search needs one that quantizes"
         )
+
+
+def check_passes(recipe: Recipe) -> None:
+    """What a search decides may not stand in the recipe.
+
+    Raises:
+        InputError: it does.
+    """
+    config = recipe.config(QuantizeConfig) or QuantizeConfig({})
     decided = [kind_of(one) for one in compression_passes(recipe)]
     if decided:
         raise InputError(

@@ -88,11 +88,14 @@ def compression_passes(recipe: Recipe) -> tuple[PassConfig, ...]:
 def finished(
     recipe: Recipe,
     compression: Sequence[PassConfig],
-    quantization: QuantizeConfig,
+    quantization: QuantizeConfig | None,
     verify: VerifyConfig,
     engines: tuple[str, ...],
 ) -> Recipe:
-    """`recipe` with these passes between its fine-tuning and its bundle, packed for `engines`."""
+    """`recipe` with these passes between its fine-tuning and its bundle, packed for `engines`.
+
+    Without `quantization` the float files are packed.
+    """
     given = {kind_of(one): one for one in recipe.passes}
     package = given.get("package", PackageConfig(keep_float=False, engines=()))
     assert isinstance(package, PackageConfig)
@@ -101,7 +104,7 @@ def finished(
         *compression,
         given.get("export", ExportConfig(opset=17, exporter="torch")),
         *([given["fuse"]] if "fuse" in given else []),
-        quantization,
+        *([quantization] if quantization else []),
         verify,
         replace(package, engines=engines),
     )

@@ -34,7 +34,8 @@ class Tried:
 class Finalist:
     """A variant that was measured on the test rows, on its own engine.
 
-    `candidate` is the shape it comes from, or `ORIGINAL`; `backend` its engine.
+    `candidate` is the shape it comes from, or `ORIGINAL`; `backend` its engine. `ready` is whether
+    it may be chosen: a quantized one may, and the float model of what is only quantized.
     """
 
     name: str
@@ -43,6 +44,11 @@ class Finalist:
     evidence: Evidence
     cost: Cost
     quantized: bool
+    float_ready: bool = False
+
+    @property
+    def ready(self) -> bool:
+        return self.quantized or self.float_ready
 
     @property
     def id(self) -> str:
@@ -60,7 +66,8 @@ class Found:
     """The result: everything tried, the front, the choice and its recipe.
 
     `conversions` has, for each candidate that was measured, the passes that made it and their
-    figures; `stopped` says why the search ended before its plan, or nothing.
+    figures; `stopped` says why the search ended before its plan, or nothing; `notes` what it left
+    out, a sentence each.
     """
 
     budget: Budget
@@ -75,6 +82,7 @@ class Found:
     chosen: Conversion | None
     stopped: str
     peak_rss_bytes: int
+    notes: tuple[str, ...] = ()
 
     def finalist(self, id: str) -> Finalist:
         """The one with this id."""
@@ -88,6 +96,7 @@ class Found:
             "seconds": round(self.seconds, 1),
             "peak_rss_bytes": self.peak_rss_bytes,
             "stopped": self.stopped,
+            "notes": list(self.notes),
             "tried": [asdict(one) for one in self.tried],
             "finalists": [
                 {

@@ -5,6 +5,9 @@ be enough; 3. shapes that could meet the budget; 4. rungs of successive halving,
 5. those that got furthest, quantized, answer the test rows; 6. all of them take turns on the clock:
 front and choice; 7. the choice's own recipe, run like any other, makes the bundle.
 
+Steps 3 to 5 are for encoders of texts. Any other model keeps its weights; it is quantized in every
+way that its engines offer, see `schemes`, where an encoder is quantized as its profile says.
+
 Every step is a pass of a recipe and comes from the cache when it is asked for again, so a search
 that was interrupted goes on where it was. The test rows decide nothing but between finalists.
 """
@@ -20,17 +23,15 @@ from pathlib import Path
 from converters.anatomy import layers_of
 from converters.cache import Cache
 from converters.checks import check_continued, check_engines, check_metric, check_output
-from converters.data import load_dataset
 from converters.distil.lessons import gather, pooled_outputs
 from converters.model import Job, TextModel
 from converters.network import load_encoder
 from converters.package import discard
-from converters.pipeline import begin, run_passes
+from converters.pipeline import open_recipe, run_passes
 from converters.progress import Progress
-from converters.quantize.config import QuantizeConfig
 from converters.recipe import Recipe, load_recipe
 from converters.search.budget import Budget
-from converters.search.checks import check_claim, check_passes
+from converters.search.checks import check_claim, check_passes, check_quantizes
 from converters.search.front import choose, front, refusal
 from converters.search.ladder import WARNING_SHARE, Candidate, Ladder, climb
 from converters.search.measure import together
@@ -54,6 +55,7 @@ FINALISTS = 3
 VOCABULARY_SHARES = (0.4, 0.25, 0.15)
 """Sizes of a trimmed vocabulary to try where a size is bounded, as shares of the original's."""
 RECIPE_FILE = "chosen.toml"
+UNTRAINED = "only encoders of texts are trained, pruned and distilled; others keep their weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +90,29 @@ def optimize(
     check_engines(recipe, [profile])
     check_continued(recipe)
     check_metric(recipe)
-    check_passes(recipe, profile)
+    check_passes(recipe)
     check_output(options.out)
-    data = load_dataset(recipe.data, recipe.task)
-    config = verify_config(recipe)
-    check_claim(data.test, recipe.task, budget, config, quick=options.quick)
     cache = Cache(options.cache)
+    source, data = open_recipe(recipe, cache, progress)
+    if isinstance(source, TextModel):
+        check_quantizes(recipe, profile)
+    config = verify_config(recipe)
+    check_claim(data, recipe.task, budget, config, quick=options.quick)
     job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
     asked = budget = replace(budget, golden=config.min_cosine)
-    reference = run_passes(begin(recipe, data, cache), weights_passes(recipe), job).text  # 1
-    weighed = Weighed(job)
+    reference = run_passes(source, weights_passes(recipe), job).model  # 1
+    weighed = Weighed(job, started + 60 * WARNING_SHARE * options.minutes)
     weighed.add(ORIGINAL, reference, (), budget)  # 2
     budget = asked.against(float_model(weighed.found).cost)
-    weighed.refine(ORIGINAL, budget)
     tried: list[Tried] = []
     stopped = ""
-    if options.training:
+    notes: list[str] = []
+    if not isinstance(reference, TextModel):
+        notes.append(f"training was left out: {UNTRAINED}")
+        progress.say(f"training left out: {UNTRAINED}")
+    else:
+        weighed.refine(ORIGINAL, budget)
+    if options.training and isinstance(reference, TextModel):
         encoder = _encoder(reference)
         measured = _best(weighed.found)
         candidates, stopped = _trained(reference, encoder, measured, budget, options, job, started)
@@ -115,7 +124,7 @@ def optimize(
     pairs = [(conversions[one.candidate], one) for one in weighed.found]
     found = together(pairs, job, config.latency_runs)  # 6
     budget = asked.against(float_model(found).cost)  # ratios of one run
-    costs = {one.id: one.cost for one in found if one.quantized}
+    costs = {one.id: one.cost for one in found if one.ready}
     result = Found(
         budget=budget,
         minutes=options.minutes,
@@ -129,12 +138,13 @@ def optimize(
         chosen=None,
         stopped=stopped,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        notes=(*notes, *weighed.left_out),
     )
     if result.choice is None:
         (job.out / RECIPE_FILE).unlink(missing_ok=True)  # of another search, as the bundle
         discard(job)
         raise NotMet(refusal(costs, budget), result)
-    return _made(result, job)  # 7
+    return _made(result, weighed, job)  # 7
 
 
 def _encoder(model: TextModel) -> Encoder:
@@ -216,7 +226,7 @@ def _tried(one: Candidate, encoder: Encoder, measured: Measured, job: Job) -> Tr
     )
 
 
-def _made(result: Found, job: Job) -> Found:
+def _made(result: Found, weighed: Weighed, job: Job) -> Found:
     """The result with the choice's recipe written and its bundle made from it."""
     assert result.choice is not None
     chosen = result.finalist(result.choice)
@@ -226,7 +236,7 @@ def _made(result: Found, job: Job) -> Found:
         compression_passes(before),
         result.budget,
         (chosen.backend,),
-        before.config(QuantizeConfig),
+        weighed.quantization(chosen),
     )
     path = job.out / RECIPE_FILE
     try:
@@ -234,8 +244,9 @@ def _made(result: Found, job: Job) -> Found:
     except OSError as reason:
         raise DeviceError(f"recipe {path}: cannot be written ({reason.strerror})") from None
     written = load_recipe(path)
-    made = replace(job, recipe=written)
-    conversion = run_passes(begin(written, job.data, job.cache), written.passes, made)
+    model, data = open_recipe(written, job.cache, job.progress)
+    made = replace(job, recipe=written, data=data)
+    conversion = run_passes(model, written.passes, made)
     return replace(result, recipe=path, chosen=conversion)
 
 

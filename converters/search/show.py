@@ -11,6 +11,8 @@ from converters.search.result import Finalist, Found, float_model
 from converters.show import table
 from edge_runtime.text import MAX_ERROR, plain, size
 
+ENGINES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT"}
+"""What people call them."""
 FILLING = f"  {'candidate':<38} {'steps':>6} {'held out':>8} {'test':>7} {'ms':>6} {'size':>8}"
 """The head of the table that fills; of held-out rows the loss, lower is better."""
 
@@ -26,7 +28,7 @@ def measured_row(one: Finalist, budget: Budget) -> str:
         f"{figure_words(one.evidence.value, one.evidence.metric):>7} "
         f"{one.cost.latency_ms:>6.2f} {size(round(one.cost.size_bytes)):>8}"
     )
-    broken = ", ".join(budget.broken(one.cost)) if one.quantized else ""
+    broken = ", ".join(budget.broken(one.cost)) if one.ready else ""
     return plain(f"  {one.id:<38} {'':>6} {'':>8} {figures}{f'  over: {broken}' if broken else ''}")
 
 
@@ -57,9 +59,11 @@ def found_text(found: Found) -> str:
         ("  size", "ms", "RAM", metric, "95 % against original"), rows
     ).splitlines()
     lines = [head, *(line for pair in zip(names, shown, strict=True) for line in pair)]
-    lines.append("  x: times smaller or faster than ONNX Runtime's float model; p50 of the longest")
+    engine = ENGINES.get(base.backend, base.backend)
+    lines.append(f"  x: times smaller or faster than {engine}'s float model; p50 of the longest")
     lines.append("  input, 1 thread, batch 1, all in one run on this host, not on the board")
     lines.append(f"  budget: {found.budget.words()}; {found.seconds / 60:.1f} minutes")
+    lines += [plain(f"  {note}", MAX_ERROR) for note in found.notes]
     if found.stopped:
         lines.append(plain(f"  ended early: {found.stopped}", MAX_ERROR))
     if found.recipe is not None and found.chosen is not None:

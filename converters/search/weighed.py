@@ -7,10 +7,11 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from converters.configs import VerifyConfig
-from converters.model import Job, TextModel
+from converters.model import Job, Model
 from converters.passes import PassConfig
 from converters.pipeline import Conversion
-from converters.quantize.config import QuantizeConfig
+from converters.quantize.config import Options, QuantizeConfig
+from converters.quantize.scheme import FLOAT
 from converters.recipe import Recipe
 from converters.search.budget import Budget
 from converters.search.measure import finalists, measure
@@ -22,27 +23,55 @@ from edge_runtime.fields import Json
 
 
 class Weighed:
-    """The candidates that were measured so far: their conversions by name, and their variants."""
+    """The candidates that were measured so far: their conversions by name, and their variants.
 
-    def __init__(self, job: Job) -> None:
+    `left_out` has a sentence for each way of quantizing that came to nothing. After `deadline`, of
+    the monotonic clock, a model's further ways are not begun.
+    """
+
+    def __init__(self, job: Job, deadline: float) -> None:
         self._job = job
+        self._deadline = deadline
+        self._options: dict[str, dict[str, Options]] = {}
         self.conversions: dict[str, Conversion] = {}
         self.found: list[Finalist] = []
+        self.left_out: list[str] = []
 
     def add(
         self,
         name: str,
-        model: TextModel,
+        model: Model,
         compression: Sequence[PassConfig],
         budget: Budget,
         figures: Mapping[str, Mapping[str, Json]] = MappingProxyType({}),
     ) -> None:
         """Measure every variant of `model`; `figures` are those of the passes that made it."""
         self._job.progress.say(f"{name}: export, quantize, answer the test rows")
-        recipe = finished_recipe(self._job.recipe, compression, budget, ())
-        done = measure(model, recipe, self._job)
+        given = self._job.recipe.config(QuantizeConfig) or QuantizeConfig({})
+        recipe = finished_recipe(self._job.recipe, compression, budget, (), given)
+        done = self._measured(name, model, recipe)
         self.conversions[name] = replace(done, passes={**figures, **done.passes})
         self._found(finalists(name, done, self._job), budget)
+
+    def _measured(self, name: str, model: Model, recipe: Recipe) -> Conversion:
+        tried = measure(model, recipe, self._job, self._deadline)
+        self._options[name] = tried.options
+        self.left_out += tried.left_out
+        return tried.conversion
+
+    def quantization(self, one: Finalist) -> QuantizeConfig | None:
+        """What a recipe says to get the variant `one`; None where it is not quantized.
+
+        Other engines get the first of theirs that came to something, none what was left out.
+        """
+        if not one.quantized:
+            return None
+        options = self._options[one.candidate]
+        engines: dict[str, Options] = {}
+        for variant in self.conversions[one.candidate].model.candidates:
+            way = options[variant.id] if variant.quantized else Options(FLOAT)
+            engines.setdefault(variant.backend, way)
+        return QuantizeConfig({**engines, one.backend: options[one.name]})
 
     def refine(self, name: str, budget: Budget) -> None:
         """Where no variant of `name` is within the budget, try one with a scheme for each layer."""
@@ -63,7 +92,7 @@ class Weighed:
             QuantizeConfig({**given.engines, **better}),
         )
         plain = replace(before.text, candidates=(), verdict=None)
-        done = measure(plain, recipe, self._job)
+        done = self._measured(title, plain, recipe)
         self.conversions[title] = replace(done, passes={**before.passes, **done.passes})
         known = {one.name for one in own}
         found = finalists(title, done, self._job)
@@ -83,11 +112,10 @@ def finished_recipe(
     compression: Sequence[PassConfig],
     budget: Budget,
     engines: tuple[str, ...],
-    quantization: QuantizeConfig | None = None,
+    quantization: QuantizeConfig | None,
 ) -> Recipe:
-    """A candidate's whole recipe."""
+    """A candidate's whole recipe; without `quantization` it stays float."""
     verify = replace(verify_config(recipe), max_drop=budget.drop, min_agreement=0.0)
-    quantization = quantization or recipe.config(QuantizeConfig) or QuantizeConfig({})
     return finished(recipe, compression, quantization, verify, engines)
 
 

@@ -23,15 +23,18 @@ from converters.source import PACKAGE
 
 def recipe_toml(recipe: Recipe, folder: Path, comment: str) -> str:
     """The recipe as a file in `folder`; `comment` goes on top, a line each."""
+    shapes = {name: list(sizes) for name, sizes in recipe.source.shapes.items()}
     written: dict[str, Any] = {
         "name": recipe.name,
         "version": recipe.version,
         "task": recipe.task,
         "created": recipe.created,
         "seed": recipe.seed,
+        **_steps(recipe),
         "source": {
             "model": _model(recipe, folder),
             "licence": recipe.source.licence,
+            **({"shape": shapes} if shapes else {}),
         },
         "data": _table(recipe.data, folder),
         "pass": [_pass(config, recipe.path.parent, folder) for config in recipe.passes],
@@ -41,12 +44,25 @@ def recipe_toml(recipe: Recipe, folder: Path, comment: str) -> str:
 
 
 def _model(recipe: Recipe, folder: Path) -> str:
-    """The model's name; that of a folder relative to ours."""
+    """The model's name; that of a file or folder relative to ours."""
     model = recipe.source.model
     if model.startswith(PACKAGE):
         return model
-    path = Path(os.path.normpath(recipe.path.parent / model))
-    return _relative(path, folder) if path.is_dir() else model
+    file, colon, function = model.rpartition(":") if ".py:" in model else (model, "", "")
+    path = Path(os.path.normpath(recipe.path.parent / Path(file).expanduser()))
+    return f"{_relative(path, folder)}{colon}{function}" if path.exists() else model
+
+
+def _steps(recipe: Recipe) -> dict[str, Any]:
+    """The steps and labels that the recipe says itself."""
+    steps = recipe.steps
+    written: dict[str, Any] = {}
+    if steps.labels is not None:
+        written["labels"] = list(steps.labels)
+    for key, some in (("preprocess", steps.preprocess), ("postprocess", steps.postprocess)):
+        if some is not None:
+            written[key] = [{"step": one.step, **one.options} for one in some]
+    return written
 
 
 def _pass(config: PassConfig, base: Path, folder: Path) -> dict[str, Any]:
