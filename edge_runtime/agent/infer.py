@@ -118,7 +118,7 @@ def _lines(model: Model, file: BinaryIO, source: str) -> Iterator[tuple[str, str
     for number, value in values(file, source):
         where = f"{_name(source)} line {number}"
         with _about(where):
-            raw = _raw(value, model.takes)
+            raw = raw_input(value, model.takes)
         yield where, _shown(value, model.takes), raw
 
 
@@ -167,7 +167,7 @@ def _value(line: bytes, where: str) -> Json:
     return decode_json(line, max_bytes=MAX_LINE_BYTES, where=where, error=InputError)
 
 
-def _raw(value: Json, takes: str) -> Raw:
+def raw_input(value: Json, takes: str) -> Raw:
     """A line's value as an input of the task."""
     names = [spec.name for spec in INPUTS[takes]]
     if isinstance(value, dict) and takes != "row":

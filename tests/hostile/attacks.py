@@ -9,6 +9,7 @@ from tests.hostile.messages import MESSAGE_ATTACKS
 from tests.hostile.metadata import METADATA_ATTACKS
 from tests.hostile.models import MODEL_ATTACKS
 from tests.hostile.requests import REQUEST_ATTACKS
+from tests.hostile.senses import SENSE_ATTACKS
 from tests.hostile.settings import SETTINGS_ATTACKS
 from tests.hostile.state import STATE_ATTACKS
 
@@ -20,6 +21,7 @@ ATTACKS: tuple[Attack, ...] = (
     *STATE_ATTACKS,
     *MODEL_ATTACKS,
     *REQUEST_ATTACKS,
+    *SENSE_ATTACKS,
     *METADATA_ATTACKS,
 )
 BUNDLE_ATTACKS: tuple[BundleAttack, ...] = ALL

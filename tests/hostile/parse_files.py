@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+from typing import TYPE_CHECKING
 
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.errors import EdgeError, InputError
 from tests.hostile.promises import check_sentence, demand, scratch
+
+if TYPE_CHECKING:
+    from edge_runtime.inference.tasks.table import Reader
 
 
 def profile(data: bytes) -> object:
@@ -57,9 +62,19 @@ def source_url(data: bytes) -> object:
 
 def infer_lines(data: bytes) -> object:
     """The lines that `edge-agent infer` answers."""
-    from edge_runtime.agent.infer import values
+    from edge_runtime.agent.infer import raw_input, values
 
-    return list(values(io.BytesIO(data), "-"))
+    return [_reader()(raw_input(value, "text")) for _, value in values(io.BytesIO(data), "-")]
+
+
+@functools.cache
+def _reader() -> Reader:
+    """The steps of a small bundle of texts."""
+    from edge_runtime.inference.tasks.table import declared_steps
+    from tests.fakes.engine import fake_bundle
+
+    bundle = fake_bundle(scratch("lines"))
+    return declared_steps(bundle.manifest).open(bundle.read, None)
 
 
 def picture(data: bytes) -> object:

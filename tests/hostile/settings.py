@@ -146,9 +146,9 @@ def _urls() -> Iterator[Attack]:
 def _texts() -> Iterator[Attack]:
     for name, build, says in (
         ("a bare word", lambda: b"hello", "expected a JSON string"),
-        ("a list", lambda: b'["a"]', "expected a JSON string"),
+        ("a list", lambda: b'["a"]', "text: expected a string, found list"),
         ("an object without text", lambda: b'{"a": 1}', "text is missing"),
-        ("a text of numbers", lambda: b'{"text": 5}', "text must be a string"),
+        ("a text of numbers", lambda: b'{"text": 5}', "text: expected a string, found int"),
         ("a key twice", lambda: b'{"text": "a", "text": "b"}', "twice"),
         ("half a surrogate pair", lambda: b'"\\ud800"', "not valid JSON"),
         ("not UTF-8", lambda: b'"\xff"', "not valid JSON"),
