@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print(
         f"{found['heard']} of {found['words']} words heard, "
-        f"{found['latency_after_word_s']} s after their end (median); missed: {', '.join(found['missed']) or 'none'}; false alarms among "
+        f"{found['latency_after_word_s']} s after their end (median); "
+        f"missed: {', '.join(found['missed']) or 'none'}; false alarms among "
         f"{found['others_said']} other words: {', '.join(found['false_alarms']) or 'none'}"
     )
     return 0
