@@ -94,8 +94,8 @@ def _optimize(verbs: Verbs) -> None:
         "optimize",
         "search: model + data + budget → the best bundle, and what others cost",
         "Prune, distil and quantize a text encoder in many ways, within a time, and keep the "
-        "best bundle for a budget; of any other model, try every quantization of either engine. Writes "
-        "the bundle, chosen.toml (the recipe that makes it again) and "
+        "best bundle for a budget; of any other model, try every quantization of either engine. "
+        "Writes the bundle, chosen.toml (the recipe that makes it again) and "
         "optimize.json and optimize.html (everything that was tried). What was computed is cached: "
         "interrupted, it goes on where it was. Ends with 1 where nothing meets the budget, and "
         "says what came nearest.",
