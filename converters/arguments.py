@@ -69,7 +69,7 @@ def _run(verbs: Verbs) -> None:
     )
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where bundles go")
     run.add_argument(
-        "--model", metavar="ID|DIR", help="another model than the recipe's: a Hugging Face id, a "
+        "--model", metavar="MODEL", help="another model than the recipe's: a Hugging Face id, a "
         "folder, python-package:NAME, a model file, or FILE.py:FUNCTION",
     )  # fmt: skip
     _add_shape(run)

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from converters.data import Dataset
 from converters.recipe import Recipe
 from converters.rows import Rows
 from converters.samples import Declared, read_samples
@@ -20,7 +21,7 @@ from converters.sources.interface import FloatModel, Interface
 from edge_runtime.bundle.manifest import Step
 from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.fields import Json
-from edge_runtime.inference.tasks.table import PREPROCESS, TASKS
+from edge_runtime.inference.tasks.table import PREPROCESS, TASKS, unknown_options
 
 TOP_K = 5
 FEW = 4
@@ -46,7 +47,7 @@ def before(model: FloatModel, recipe: Recipe) -> Interface:
             f"{recipe.where}: model {model.name} does not say how its inputs are made; write "
             f"[[preprocess]] steps, the first of them {' or '.join(starts)} (docs/bundle-format.md)"
         )
-    if labels and task.answers == "labels":
+    if task.answers == "labels":
         _check_labels(replace(found, labels=labels), recipe)
     inputs = [spec.name for spec in found.inputs]
     if len(inputs) == 1:
@@ -90,6 +91,26 @@ def check_steps(interface: Interface, recipe: Recipe) -> None:
         _ = Declared(recipe.name, interface).steps
     except IncompatibleError as reason:
         raise InputError(f"{recipe.where}: {reason}") from None
+    for step in (*interface.preprocess, *interface.postprocess):
+        # A device lets pass what a newer converter may have written; a person's typo it should not.
+        if unknown := unknown_options(step):
+            raise InputError(f"{recipe.where}: step {step.step} has no option {unknown[0]!r}")
+
+
+def check_answers(interface: Interface, model: FloatModel, data: Dataset) -> None:
+    """The first rows of either split go through steps and model, and come back as numbers.
+
+    Raises:
+        InputError: a row is not what the model takes, or its answer is not finite.
+    """
+    for rows in (data.calibration, data.test):
+        sample = read_samples(interface, rows.first(1), name=model.name)[0]
+        for name, value in model.run(sample.tensors()).items():
+            if not np.isfinite(value).all():
+                raise InputError(
+                    f"model {model.name}: output {name} is not finite for {rows.named(0)}; do its "
+                    "weights, or the row, hold NaN or infinity?"
+                )
 
 
 def _filled(step: Step, names: Sequence[str], key: str, value: Json) -> Step:
@@ -159,5 +180,11 @@ def _check_labels(interface: Interface, recipe: Recipe) -> None:
             f"{recipe.where}: labels are missing: the model has {width} outputs and does not say "
             "what they are called"
         )
+    twice = next((one for one in interface.labels if interface.labels.count(one) > 1), None)
+    if twice is not None:
+        raise InputError(f"{recipe.where}: label {twice!r} stands for two outputs")
+    strange = next((one for one in interface.labels if not one.isprintable()), None)
+    if strange is not None:
+        raise InputError(f"{recipe.where}: label {strange!r} holds what cannot be printed")
     if isinstance(width, int) and width != count:
         raise InputError(f"{recipe.where}: {count} labels, the model has {width} outputs")

@@ -126,7 +126,8 @@ def cosine(answers: FloatArray, reference: FloatArray, targets: Targets) -> Floa
 
 
 def cosines(found: FloatArray, reference: FloatArray) -> FloatArray:
-    """Cosine of each row with the reference's, shape (rows,); 0 for a row that is not finite.
+    """Cosine of each row with the reference's, shape (rows,); 0 for a row that is not finite, 1
+    where both are all zeros, as the device's golden vectors have it.
 
     NaN would compare false with every bound and so pass for good.
     """
@@ -134,7 +135,8 @@ def cosines(found: FloatArray, reference: FloatArray) -> FloatArray:
     found = np.where(finite, found, np.float32(0))
     products = (found * reference).sum(axis=1)
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(reference, axis=1)
-    result: FloatArray = products / np.maximum(norms, 1e-12)
+    nothing = ~found.any(axis=1) & ~reference.any(axis=1) & finite.ravel()
+    result: FloatArray = np.where(nothing, 1, products / np.maximum(norms, 1e-12))
     return result
 
 

@@ -20,7 +20,7 @@ from converters.cache import Cache, tool_versions
 from converters.checks import check_continued, check_engines, check_metric, check_output
 from converters.configs import FinetuneConfig
 from converters.data import Dataset, load_dataset, load_splits
-from converters.declare import after, before
+from converters.declare import after, before, check_answers
 from converters.interrupt import stop_if_interrupted
 from converters.model import Artifact, BroughtModel, Job, Model, TextModel
 from converters.passes import KINDS, PassConfig, kind_of, pass_words
@@ -202,6 +202,7 @@ def bring(recipe: Recipe) -> tuple[BroughtModel, Dataset]:
     except IncompatibleError as reason:
         raise InputError(f"{recipe.where}: {reason}") from None
     data = load_splits(recipe.data, takes, TASKS[recipe.task].answers, interface.labels)
+    check_answers(interface, opened, data)
     interface = after(interface, opened, recipe, data.calibration)
     return BroughtModel(opened, interface), data
 

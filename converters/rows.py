@@ -33,6 +33,8 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "image": (".png", ".jpg", ".jpeg"),
     "audio": (".wav",),
 }
+LEFT_BY_SYSTEMS = (".", "__MACOSX")
+"""What folders and files that nobody made on purpose begin with."""
 Label: TypeAlias = "str | float"
 
 
@@ -203,6 +205,9 @@ def _folder(path: Path, takes: str) -> Rows:
     wanted = SUFFIXES[takes]
     files = []
     for one in sorted(path.glob("**/*")):
+        parts = one.relative_to(path).parts
+        if any(part.startswith(LEFT_BY_SYSTEMS) for part in parts):
+            continue
         if one.suffix.lower() in wanted and one.is_file():
             files.append(one)
         if len(files) > MAX_FILES:

@@ -73,11 +73,16 @@ def reference_of(model: BroughtModel, rows: Rows, job: Job) -> FloatArray:
     def make(out: Path) -> None:
         steps = Declared(model.name, model.declared).steps
         samples = read_samples(model.declared, rows, name=model.name)
-        found = []
+        found: list[FloatArray] = []
         title = f"float answers to {rows.path.name}"
         with job.progress.count(title, len(rows)) as advance:
             for batch in _batches(samples):
                 outputs = _run(model.brought.run, batch)
+                if not all(np.isfinite(value).all() for one in outputs for value in one.values()):
+                    raise InputError(
+                        f"model {model.name}: its answer to {rows.named(len(found))} or one of the "
+                        f"{len(batch) - 1} rows behind it is not finite"
+                    )
                 found += [
                     scored(steps, one, each) for one, each in zip(batch, outputs, strict=True)
                 ]

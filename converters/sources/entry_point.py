@@ -66,10 +66,7 @@ def open_entry_point(
     except InputError as reason:
         raise InputError(f"{where}: {reason}") from None
     except Exception as reason:  # a stranger's module raises what it likes
-        raise InputError(
-            f"{where}: the module cannot run its example "
-            f"({type(reason).__name__}: {sentence(reason)})"
-        ) from None
+        raise InputError(f"{where}: the module cannot run its example ({_said(reason)})") from None
     state = state_sha256(module)
     whole = f"{file_sha256(path)}\n{function}\n{state}\n"
     size = sum(one.numel() * one.element_size() for one in module.parameters())
@@ -88,9 +85,7 @@ def _load(path: Path, function: str, where: str) -> Callable[[], Any]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as reason:  # a stranger's code raises what it likes
-        raise InputError(
-            f"{where}: {path} cannot be imported ({type(reason).__name__}: {sentence(reason)})"
-        ) from None
+        raise InputError(f"{where}: {path} cannot be imported ({_said(reason)})") from None
     found = getattr(module, function, None)
     if not callable(found):
         raise InputError(f"{where}: {path} has no function {function!r}")
@@ -98,13 +93,17 @@ def _load(path: Path, function: str, where: str) -> Callable[[], Any]:
     return made
 
 
+def _said(reason: BaseException) -> str:
+    """The error's kind and what it says, in one line."""
+    kind, said = type(reason).__name__, sentence(reason)
+    return said if said.startswith(kind) else f"{kind}: {said}"
+
+
 def _call(function: Callable[[], Any], where: str) -> Any:
     try:
         return function()
     except (Exception, SystemExit) as reason:  # a stranger's code raises what it likes
-        raise InputError(
-            f"{where}: the function fails ({type(reason).__name__}: {sentence(reason)})"
-        ) from None
+        raise InputError(f"{where}: the function fails ({_said(reason)})") from None
 
 
 def _parts(made: Any, where: str) -> tuple[torch.nn.Module, Any, Interface | None]:

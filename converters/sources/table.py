@@ -78,6 +78,12 @@ def open_model(asked: Asked) -> FloatModel:
     name = format_of(asked)
     if name not in ("Hugging Face", "PyTorch") and not asked.path.exists():
         raise InputError(f"model {asked.model}: no such file ({asked.path})")
+    if name == "Hugging Face" and asked.path.is_file():
+        known = ", ".join((".onnx", ".tflite", *KERAS))
+        raise InputError(
+            f"model {asked.model}: a file of another format; expected {known}, "
+            "FILE.py:FUNCTION, or a folder of Hugging Face's or a SavedModel"
+        )
     module, _, function = FORMATS[name].opens.partition(":")
     opened: FloatModel = getattr(importlib.import_module(module), function)(asked)
     return opened

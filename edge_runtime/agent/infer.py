@@ -34,6 +34,7 @@ MAX_FILE_BYTES = 64 << 20
 MAX_SHOWN = 72
 BEGINNINGS = {"image": (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"), "audio": (b"RIFF",)}
 """What tells a picture or a sound from lines that name some."""
+ENDINGS = {"image": (".png", ".jpg", ".jpeg"), "audio": (".wav",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def infer(
 
 def _answers(model: Model, file: BinaryIO, source: str, hop: float | None) -> Iterator[Answer]:
     takes, name = model.takes, _name(source)
-    one = _is_one(file, takes)
+    one = _is_one(file, source, takes)
     if hop is not None and takes != "row" and not (one and takes == "audio"):
         raise InputError(f"{name}: a hop is of a series in rows, or of a WAV file")
     if one:
@@ -100,8 +101,10 @@ def _answers(model: Model, file: BinaryIO, source: str, hop: float | None) -> It
         yield Answer(shown, result, result.as_json())
 
 
-def _is_one(file: BinaryIO, takes: str) -> bool:
-    """Whether the source is a picture or a sound itself."""
+def _is_one(file: BinaryIO, source: str, takes: str) -> bool:
+    """Whether the source is a picture or a sound itself: by its first bytes, or by its name."""
+    if source.lower().endswith(ENDINGS.get(takes, ())):
+        return True
     return isinstance(file, BufferedReader) and file.peek(16).startswith(BEGINNINGS.get(takes, ()))
 
 

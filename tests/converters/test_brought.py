@@ -265,6 +265,14 @@ def test_a_free_dimension_is_named_and_can_be_given(
     [
         ("", DATA, "model net does not say how its inputs are made"),
         (STEPS.replace('"red", ', ""), DATA, "2 labels, the model has 3 outputs"),
+        (STEPS.partition("labels")[0], DATA, "labels are missing: the model has 3 outputs"),
+        (STEPS.replace("green", "red"), DATA, "label 'red' stands for two outputs"),
+        (STEPS.replace("width = 8", "widht = 8, width = 8"), DATA, "resize has no option 'widht'"),
+        (
+            STEPS.replace("scale", "mean = [0.5, 0.5], std = [1, 1], scale"),
+            DATA,
+            "mean and std hold 2 numbers, the picture has 3 channels",
+        ),
         (STEPS.replace("red", "pink"), DATA, "label 'red' is none of the model's 3: pink"),
         (STEPS.replace("decode_image", "decode_picture"), DATA, "'decode_picture' is not known"),
         (
@@ -293,6 +301,24 @@ def test_a_picture_over_the_limit_is_refused_by_its_name(tmp_path: Path, run: Ru
     Image.new("1", (12_000, 9_000)).save(tmp_path / "test" / "red" / "huge.png")
     with pytest.raises(InputError, match=r"huge\.png: image: .*108000000 pixels|huge\.png"):
         run(recipe(tmp_path, "image-classification", "net.onnx", head=STEPS))
+
+
+def test_a_model_that_answers_no_numbers_is_told_before_it_is_converted(
+    tmp_path: Path, run: Run
+) -> None:
+    linear(tmp_path / "net.onnx", np.full((2, 2), np.nan, np.float32))
+    for name in ("calibration", "test"):
+        np.savez(tmp_path / f"{name}.npz", x=np.eye(2, dtype=np.float32) + (name == "test"))
+    data = 'calibration = "calibration.npz"\ntest = "test.npz"'
+    with pytest.raises(InputError, match="model net: output y is not finite for"):
+        run(recipe(tmp_path, "tensors", "net.onnx", data=data))
+
+
+def test_a_file_of_another_format_is_told_so(tmp_path: Path, edge_convert: EdgeConvert) -> None:
+    (tmp_path / "net.pt").write_bytes(b"x")
+    code, out, err = edge_convert("inspect", tmp_path / "net.pt")
+    assert (code, out) == (1, "")
+    assert "a file of another format; expected .onnx, .tflite" in err
 
 
 @pytest.mark.parametrize("name", ["gone.onnx", "gone.tflite", "gone.keras"])

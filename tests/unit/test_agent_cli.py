@@ -478,3 +478,13 @@ def test_an_empty_sound_is_one_sentence(say: Said, senses: Path) -> None:
     code, out, err = say("listen", "tones", "cut.wav")
     assert (code, out.count("low")) == (1, 1)  # What was there was heard.
     assert "cut.wav: audio: the WAV file is cut off, 19956 of 30400 bytes" in err
+
+
+@pytest.mark.parametrize(("bundle", "name"), [("colours", "empty.png"), ("tones", "empty.wav")])
+def test_an_empty_picture_or_sound_is_no_list_of_none(
+    say: Said, senses: Path, bundle: str, name: str
+) -> None:
+    (senses / name).write_bytes(b"")
+    code, out, err = say("infer", bundle, "--input", name)
+    assert (code, out) == (1, "")
+    assert name in err

@@ -120,3 +120,10 @@ def test_a_map_of_classes_says_what_it_covers() -> None:
     )
     with pytest.raises(IncompatibleError, match="for 2 labels"):
         step(ClassMap, labels=["sky", "sea"])(scores[:1], picture)
+
+
+def test_as_many_means_as_channels_or_one_are_taken() -> None:
+    grey = step(DecodeImage, order="L")(file("PNG"))
+    with pytest.raises(InputError, match="hold 3 numbers, the picture has 1 channel"):
+        step(Normalize, mean=[0.5] * 3, std=[0.5] * 3)(grey)
+    assert step(Normalize, mean=[0.5], std=[0.5])(grey).tensors["pixel_values"].shape == (1, 20, 30)

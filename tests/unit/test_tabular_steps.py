@@ -89,3 +89,8 @@ def test_the_error_of_reconstruction_is_a_mean() -> None:
     given, made = np.array([1, 2, 3], np.float32), np.array([1, 4, 3], np.float32)
     assert step(ReconstructionError, threshold=1)(given, made) == pytest.approx(4 / 3)
     assert step(ReconstructionError, threshold=1, error="mae")(given, made) == pytest.approx(2 / 3)
+
+
+def test_a_number_that_float32_cannot_square_is_refused_by_its_column() -> None:
+    with pytest.raises(InputError, match=r"temperature is 1e.30, that is 2e.29 deviations"):
+        features({"load": 3, "state": "idle", "temperature": 1e30})

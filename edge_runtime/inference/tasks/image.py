@@ -306,6 +306,12 @@ class Normalize:
 
     def __call__(self, picture: Picture) -> Item:
         """Float32, (channels, height, width) or (height, width, channels)."""
+        channels = picture.pixels.shape[2]
+        if len(self.mean) not in (1, channels):
+            raise InputError(
+                f"step normalize: mean and std hold {len(self.mean)} numbers, the picture has "
+                f"{channels} channel{'s' if channels > 1 else ''}"
+            )
         mean, std = (np.asarray(one, dtype=np.float32) for one in (self.mean, self.std))
         values = picture.pixels.astype(np.float32)
         values *= np.float32(self.scale)

@@ -433,6 +433,15 @@ def _unknown(table: Mapping[str, object], kind: str, step: Step, where: str) -> 
     )
 
 
+def unknown_options(step: Step) -> list[str]:
+    """Options of a known step that nothing reads, sorted."""
+    path = PREPROCESS[step.step].path if step.step in PREPROCESS else POSTPROCESS[step.step]
+    module, _, attribute = path.partition(":")
+    options = Fields(step.options, f"step {step.step}", IncompatibleError)
+    getattr(importlib.import_module(f"{PACKAGE}.{module}"), attribute).parse(options)
+    return options.unknown()
+
+
 def _make(path: str, step: Step, where: str) -> Any:
     """`step` made from its options, by what its table names."""
     module, _, attribute = path.partition(":")

@@ -20,6 +20,8 @@ from edge_runtime.inference.tasks.results import FloatArray
 MAX_COLUMNS = 4096
 MAX_WINDOW = 1 << 16
 MAX_VALUES = 1 << 22
+LARGEST = 1e18
+"""Of this size, squares of float32 are finite still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,13 @@ class Column:
         number = float(value)
         if not math.isfinite(number):
             raise InputError(f"{where}{self.name} is {number}, expected a finite number")
-        out[0] = (number - self.mean) / self.std
+        scaled = (number - self.mean) / self.std
+        if not abs(scaled) <= LARGEST:
+            raise InputError(
+                f"{where}{self.name} is {number:g}, that is {scaled:g} deviations from its mean; "
+                f"at most {LARGEST:g} are taken"
+            )
+        out[0] = scaled
 
 
 @dataclass(frozen=True, slots=True)
