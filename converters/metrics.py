@@ -8,8 +8,6 @@ always: an error is told as its negative. Pure.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.data import Targets
+from converters.user_code import load_function
 from edge_runtime.errors import InputError
 from edge_runtime.inference.tasks.table import TASKS
 
@@ -336,21 +335,5 @@ def find_metric(name: str, *, base: Path) -> Metric:
             f"metric {name!r}: expected one of {', '.join(METRICS)}, or a function of yours as "
             "file.py:function"
         )
-    return Metric(name, _load(base / file, function, name), labelled=False, shown="number")
-
-
-def _load(path: Path, function: str, name: str) -> Measure:
-    spec = importlib.util.spec_from_file_location(USER_MODULE, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise InputError(f"metric {name!r}: there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[USER_MODULE] = module  # dataclasses look for their module there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as reason:  # a stranger's code raises what it likes
-        raise InputError(f"metric {name!r}: {path} cannot be imported ({reason})") from None
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise InputError(f"metric {name!r}: {path} has no function {function!r}")
-    measure: Measure = found
-    return measure
+    measure = load_function(base / file, function, f"metric {name!r}", module=USER_MODULE)
+    return Metric(name, measure, labelled=False, shown="number")

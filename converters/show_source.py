@@ -8,12 +8,13 @@ from typing import Any
 
 from converters.show import table
 from converters.sources.interface import Description
+from converters.sources.shapes import PICTURE_RANK
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.text import MAX_ERROR, plain, size
 
 MOST_OPERATORS = 40
 MOST_LABELS = 12
-PICTURE_RANK, SOUND_RANK, ROW_RANK = 4, 3, 2
+ROW_RANK = 2
 CHANNELS = (1, 3)
 
 

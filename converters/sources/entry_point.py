@@ -10,10 +10,8 @@ code of the person who converts, run on the host; nothing of it goes into the bu
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import itertools
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from converters.source import file_sha256
 from converters.sources.interface import FloatModel, Interface
 from converters.sources.torch_model import TorchModel, sentence
 from converters.sources.torch_module import BATCH, probe, sized, state_sha256
+from converters.user_code import load_function
 from edge_runtime.bundle.manifest import TensorSpec
 from edge_runtime.errors import InputError
 
@@ -54,7 +53,7 @@ def open_entry_point(
     if not colon or not file.endswith(".py") or not function:
         raise InputError(f"model {named!r}: expected a function of yours as file.py:function")
     where, path = f"model {named}", base / file
-    made = _call(_load(path, function, where), where)
+    made = _call(load_function(path, function, where, module=USER_MODULE, said=_said), where)
     module, example, interface = _parts(made, where)
     module = module.float().eval()
     samples = _samples(module, example, interface, where)
@@ -74,23 +73,6 @@ def open_entry_point(
         module, interface, samples, name or function, hashlib.sha256(whole.encode()).hexdigest(),
         licence, "torch", size,
     )  # fmt: skip
-
-
-def _load(path: Path, function: str, where: str) -> Callable[[], Any]:
-    spec = importlib.util.spec_from_file_location(USER_MODULE, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise InputError(f"{where}: there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[USER_MODULE] = module  # dataclasses look for their module there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as reason:  # a stranger's code raises what it likes
-        raise InputError(f"{where}: {path} cannot be imported ({_said(reason)})") from None
-    found = getattr(module, function, None)
-    if not callable(found):
-        raise InputError(f"{where}: {path} has no function {function!r}")
-    made: Callable[[], Any] = found
-    return made
 
 
 def _said(reason: BaseException) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from converters.source import file_sha256
 from converters.sources.interface import Description, Exported, Interface
 from converters.sources.keras_file import check_file, check_folder
+from converters.sources.shapes import PICTURE_RANK
 from converters.tensorflow.process import TensorFlow
 from converters.tensorflow.ways import SCHEMES, Way
 from edge_runtime.bundle.manifest import TensorSpec
@@ -28,7 +29,6 @@ from edge_runtime.inference.backend import Tensor
 SUFFIXES = (".keras", ".h5", ".hdf5")
 MAX_SAMPLES_BYTES = 1 << 30
 """Of calibration: they lie in a file, and in the memory of two processes."""
-PICTURE_RANK = 4
 
 
 class Tensors(Protocol):

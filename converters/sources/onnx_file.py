@@ -20,13 +20,12 @@ from converters.operators import check_onnx, operators_of, read_onnx
 from converters.ort import host_threads, open_session
 from converters.quiet import quiet
 from converters.sources.interface import Description, Exported, Interface
-from converters.sources.shapes import settled
+from converters.sources.shapes import PICTURE_RANK, settled
 from edge_runtime.bundle.manifest import DTYPES, TensorSpec
 from edge_runtime.errors import InputError
 from edge_runtime.inference.backend import Tensor, one_line
 from edge_runtime.inference.tasks.items import BATCH
 
-PICTURE_RANK = 4
 FIRST_OWN_WEIGHTS = 4
 """The first version of the format in which weights need not be inputs."""
 FIRST_KNOWN, RAISED_TO = 7, 17

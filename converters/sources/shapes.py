@@ -9,6 +9,8 @@ from edge_runtime.errors import InputError
 from edge_runtime.inference.tasks.items import BATCH, SEQUENCE
 
 Dims = Sequence["int | str | None"]
+PICTURE_RANK = 4
+"""Dimensions of a batch of pictures."""
 TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 """Inputs whose second dimension is a sequence."""
 

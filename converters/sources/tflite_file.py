@@ -16,13 +16,11 @@ import numpy as np
 from converters.operators import operators_of, read_tflite
 from converters.quiet import quiet
 from converters.sources.interface import Description, Exported, Interface
-from converters.sources.shapes import settled
+from converters.sources.shapes import PICTURE_RANK, settled
 from edge_runtime.bundle.manifest import DTYPES, Quantization, TensorSpec
 from edge_runtime.errors import InputError
 from edge_runtime.inference.backend import Tensor, one_line
 from edge_runtime.inference.tasks.items import BATCH
-
-PICTURE_RANK = 4
 
 
 def open_tflite(

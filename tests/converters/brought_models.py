@@ -13,32 +13,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-BOARD = """
-name = "board"
-title = "A board of these tests"
-arch = "x86_64"
-ram_bytes = 1_000_000_000
-storage_bytes = 1_000_000_000
-python = ["3.11"]
-sequence_lengths = [16]
+from tests.converters.small import PROFILE
 
-[[engine]]
-backend = "onnxruntime"
-quantization = "dynamic_w8_channel"
-providers = ["CPUExecutionProvider"]
-
-[[engine]]
-backend = "litert"
-quantization = "dynamic_w8_channel"
-
-[sources]
-arch = "own choice for these tests"
-ram_bytes = "own choice for these tests"
-storage_bytes = "own choice for these tests"
-python = "own choice for these tests"
-sequence_lengths = "own choice for these tests"
-engine = "own choice for these tests"
-"""
+BOARD = PROFILE.replace("smooth_dynamic", "dynamic").replace("[16, 48]", "[16]")
 PASSES = """
 [[pass]]
 kind = "export"
