@@ -88,7 +88,7 @@ def open_candidates(
     try:
         for variant in bundle.manifest.variants:
             if variant.id in wanted:
-                engine = job.profile.engine(variant.backend)
+                engine = job.profile.engine_of(variant)
                 with quiet():  # engines greet when they load, or at the first run
                     pipelines[variant.id] = Pipeline.open(
                         bundle, variant, replace(engine, threads=threads) if engine else None

@@ -152,7 +152,7 @@ def load(order: Order) -> tuple[Pipeline | None, tuple[SelfTestReport, ...]]:
     profile = load_profile(order.profile)
     variants = profile.fits(bundle.manifest)
     # 3.
-    return first_passing(bundle, variants, lambda v: profile.engine(v.backend), profile.budget)
+    return first_passing(bundle, variants, profile.engine_of, profile.budget)
 
 
 class Worker:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from edge_runtime.bundle.files import SHA256, FileEntry
@@ -32,7 +32,7 @@ IDENTIFIER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 DTYPES = (
     "float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool", "bytes",
 )  # fmt: skip
-EVIDENCE = ("measured", "vendor-compiled", "estimated", "unknown")
+EVIDENCE = ("measured", "vendor-compiled", "rule-checked", "estimated", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,10 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to run the model. Variants stand in order of preference."""
+    """One way to run the model. Variants stand in order of preference.
+
+    `profiles` are the boards that it was made for; the manifest's own where there are none.
+    """
 
     id: str
     backend: str
@@ -128,6 +131,7 @@ class Variant:
     memory_bytes: Figure
     placement: Placement
     tolerance: Tolerance
+    profiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,18 @@ class Manifest:
         raise UntrustedError(f"bundle {self.name} {self.version}: no file {path!r} in its manifest")
 
     @property
+    def profiles(self) -> tuple[str, ...]:
+        """Every board that a variant was made for, the first one's profile in front."""
+        others = (name for variant in self.variants for name in variant.profiles)
+        return tuple(dict.fromkeys((self.profile, *others)))
+
+    def files_of(self, variants: Collection[Variant]) -> tuple[FileEntry, ...]:
+        """The files that `variants` need: all but those that only others run."""
+        wanted = {variant.file for variant in variants}
+        others = {variant.file for variant in self.variants} - wanted
+        return tuple(entry for entry in self.files if entry.path not in others)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all files, the manifest not counted."""
         return sum(entry.size_bytes for entry in self.files)
@@ -207,6 +223,9 @@ class Manifest:
         """
         value = dataclasses.asdict(self)
         value["files"] = [entry.as_json() for entry in self.files]
+        for variant in value["variants"]:
+            if not variant["profiles"]:  # as manifests were before one could name several boards
+                del variant["profiles"]
         data = encode_json(value)
         if len(data) > MAX_MANIFEST_BYTES:
             raise InputError(
@@ -335,7 +354,16 @@ def _variant(f: Fields) -> Variant:
             metric=tolerance.choice("metric", ("cosine",)),
             floor=tolerance.number("floor", low=-1, high=1),
         ),
+        profiles=_profiles(f),
     )
+
+
+def _profiles(f: Fields) -> tuple[str, ...]:
+    names: tuple[str, ...] = f.texts("profiles", (), max_items=64)
+    for name in names:
+        if not re.fullmatch(NAME, name):
+            f.fault(f"{f.where}: profiles holds {name!r}, expected names like raspberry-pi-5")
+    return names
 
 
 def _off(f: Fields, item: object) -> tuple[str, str]:

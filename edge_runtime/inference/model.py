@@ -171,7 +171,7 @@ def load_model(
     if profile is not None:
         device = load_profile(profile)
         variants = device.fits(manifest)
-        engine_of = lambda v: device.engine(v.backend)  # noqa: E731
+        engine_of = device.engine_of
     if variant is not None:
         chosen = [v for v in variants if v.id == variant]
         if not chosen:

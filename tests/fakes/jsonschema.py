@@ -11,6 +11,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
     "number": (int, float),
+    "boolean": (bool,),
 }
 _SILENT = {"$schema", "title", "description"}
 
@@ -19,7 +20,9 @@ def faults(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:
     """Everything in `value` that `schema` forbids."""
     found: list[str] = []
     wanted = schema.get("type")
-    if wanted and (not isinstance(value, _TYPES[wanted]) or isinstance(value, bool)):
+    if wanted and (
+        not isinstance(value, _TYPES[wanted]) or (isinstance(value, bool) and wanted != "boolean")
+    ):
         return [f"{where}: expected {wanted}"]
     for keyword, bound in schema.items():
         match keyword:

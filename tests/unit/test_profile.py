@@ -241,8 +241,8 @@ def test_where_nothing_fits_every_variant_has_its_reason() -> None:
     with pytest.raises(IncompatibleError) as caught:
         load_profile("generic-x86_64").fits(dataclasses.replace(made, variants=variants))
     assert str(caught.value) == (
-        "bundle demo 1.0.0: no variant fits profile generic-x86_64 (litert-cpu: needs backend "
-        "rknn, the profile has litert, onnxruntime; ort-cpu: needs 1099511627776 bytes of RAM, "
+        "bundle demo 1.0.0: no variant fits profile generic-x86_64 (litert-cpu: needs rknn, "
+        "the profile has litert, onnxruntime; ort-cpu: needs 1099511627776 bytes of RAM, "
         "the board has 2147483648)"
     )
 
