@@ -1,4 +1,4 @@
-"""Bundles, profiles and self-tests as a person or a machine wants to read them.
+"""Bundles and self-tests as a person or a machine wants to read them.
 
 A bundle may come from anybody: what is shown of it passes `plain`, value by value, so that none
 can write a line of its own. A line of a table fits a terminal of 80 columns.
@@ -38,7 +38,7 @@ def bundle_text(bundle: VerifiedBundle) -> str:
     m = bundle.manifest
     chunks = {chunk.sha256 for entry in m.files for chunk in entry.chunks}
     lines = [
-        plain(f"{m.name} {m.version} for {m.profile}: {m.task}"),
+        plain(f"{m.name} {m.version} for {', '.join(m.profiles)}: {m.task}"),
         plain(f"  created   {m.created}"),
         f"  manifest  sha256 {bundle.manifest_sha256}",
         f"  size      {size(m.size_bytes)} in {len(m.files)} files, {len(chunks)} chunks",
@@ -54,6 +54,8 @@ def bundle_text(bundle: VerifiedBundle) -> str:
     lines += ["", "variants, the preferred first"]
     for v in m.variants:
         lines.append(plain(f"  {v.id}"))
+        if len(m.profiles) > 1:
+            lines.append(plain(f"      for {', '.join(v.profiles or (m.profile,))}"))
         lines.append(
             plain(
                 f"      {v.backend}, {v.precision}, latency {_figure(v.latency_ms, 'ms')}, "
@@ -104,7 +106,7 @@ def self_tests_text(
     head, *shown = table(("variant", "", "cosine", "floor", "p95"), rows).splitlines()
     engines = [plain(f"      {report.accelerator.actual}") for report in reports]
     lines = [
-        plain(f"{m.name} {m.version} for {m.profile}")
+        plain(f"{m.name} {m.version} for {', '.join(m.profiles)}")
         + f": {len(m.files)} files are what the manifest says",
         f"golden vectors, {m.golden.cases} cases, on this machine",
         head,
@@ -146,36 +148,3 @@ def self_tests_json(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -
         "passed": all(report.passed for report in reports),
         "variants": [dataclasses.asdict(report) for report in reports],
     }
-
-
-def profiles_text(profiles: Sequence[DeviceProfile]) -> str:
-    """One line a profile."""
-    return table(
-        ("profile", "arch", "RAM", "engines, the preferred first"),
-        [
-            (p.name, p.arch, size(p.ram_bytes), ", ".join(e.backend for e in p.engines))
-            for p in profiles
-        ],
-    )
-
-
-def profile_text(profile: DeviceProfile) -> str:
-    """A profile in full, with the source of each value."""
-    lines = [plain(f"{profile.name}: {profile.title}")]
-    for key, value in profile_json(profile).items():
-        if key in ("name", "title", "sources", "engines"):
-            continue
-        source = profile.sources.get(key)
-        shown = f"{value} = {size(value)}" if key.endswith("_bytes") else value
-        line = f"  {key} = {shown}{f'   ({source})' if source else ''}"
-        lines.append(plain(line, MAX_ERROR))
-    for engine in profile.engines:
-        other = f" ({engine.convolutions} with convolutions)" if engine.convolutions else ""
-        about = f"  engine {engine.backend}: {engine.quantization}{other}, {engine.threads} threads"
-        lines.append(plain(about))
-    return "\n".join(lines)
-
-
-def profile_json(profile: DeviceProfile) -> dict[str, Any]:
-    """A profile as plain values."""
-    return dataclasses.asdict(profile)

@@ -7,7 +7,7 @@ One TOML file per board in `device_profiles/`; this module reads it and answers 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge_runtime.bundle.manifest import NAME, Manifest, Variant
@@ -23,6 +23,11 @@ IMAGES = ("none", "raspberry-pi-os", "jetson")
 """Kinds of system image that `edge-fleet flash` knows how to write to."""
 SOURCELESS = ("name", "title", "sources")
 """Fields that need no entry in `sources`."""
+SOURCED = (
+    "arch", "ram_bytes", "storage_bytes", "cpu_features", "python", "sequence_lengths", "engine",
+    "budget", "probes", "image",
+)  # fmt: skip
+"""Fields that need one, where they are set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,9 @@ class Probes:
 
     `thermal` are types of thermal zones as `/sys/class/thermal/*/type` says them, the one that
     throttles first; `power` and `throttling` are files under `/sys`, with `*` for what is numbered
-    at boot: milliwatts or microwatts as hwmon's and INA's drivers give them, and flags or counters.
+    at boot. The name of a file of `power` says its unit: `power<n>_input` is microwatts,
+    `in_power<n>_input` milliwatts, `curr<n>_input` milliamperes, to be multiplied by the millivolts
+    of `in<n>_input` beside it. Files of `throttling` are flags or counters, 0 where all is well.
     """
 
     thermal: tuple[str, ...] = ()
@@ -51,6 +58,7 @@ class Probes:
 class DeviceProfile:
     """A board. `sha256` is of the file; `sources` maps a field to where its value stands.
 
+    A source called `engine.hexagon` is of the engines on that accelerator, over and above `engine`.
     `tasks` is no field of the file: those that one device's configuration allows; none means any.
     """
 
@@ -168,11 +176,25 @@ class DeviceProfile:
             refuse_unknown(table)
         _check_engines(f, profile.engines)
         if "sources" in f:
-            for key in written:
-                if key not in (*SOURCELESS, *unknown, *profile.sources):
-                    f.fault(f"{sources.where}: {key} is missing; say where its value stands")
+            _check_sources(
+                f, sources.where, profile, [key for key in written if key not in unknown]
+            )
         f.done()
         return profile
+
+
+def _check_sources(f: Fields, where: str, profile: DeviceProfile, written: Sequence[str]) -> None:
+    """Every field that is set has a source, and every source a field."""
+    for key in written:
+        if key not in (*SOURCELESS, *profile.sources):
+            f.fault(f"{where}: {key} is missing; say where its value stands")
+    engines = tuple(f"engine.{engine.accelerator}" for engine in profile.engines)
+    for key in profile.sources:
+        if key not in (*SOURCED, *engines):
+            f.fault(
+                f"{where}: {key} names no field; known are "
+                f"{', '.join((*SOURCED, *dict.fromkeys(engines)))}"
+            )
 
 
 def _check_engines(f: Fields, engines: tuple[Engine, ...]) -> None:
