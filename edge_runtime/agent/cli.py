@@ -1,4 +1,4 @@
-"""`edge-agent`: run a device, ask a bundle something or let it listen, check a configuration.
+"""`edge-agent`: run a device, ask a bundle something or let it listen, examine a machine.
 
 Results go to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not to be trusted.
 What a verb needs is imported when it is asked for: a supervisor must stay small. The command
@@ -116,18 +116,37 @@ def _listen(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    from edge_runtime.agent.check import check
-    from edge_runtime.agent.config import load_config
+def _doctor(arguments: argparse.Namespace) -> int:
+    import shutil
+    from dataclasses import replace
 
-    findings = check(load_config(arguments.config))
+    from edge_runtime.agent.config import load_config
+    from edge_runtime.agent.doctor.examine import examine
+    from edge_runtime.agent.doctor.finding import exit_code as verdict
+    from edge_runtime.agent.doctor.scene import Scene
+    from edge_runtime.agent.doctor.show import Page
+    from edge_runtime.profile import load_profile
+
+    logging.getLogger().addHandler(logging.NullHandler())
+    config = load_config(arguments.config) if arguments.config is not None else None
+    named = arguments.profile or (config.profile if config is not None else None)
+    profile = load_profile(named) if named is not None else None
+    if profile is not None and config is not None:
+        profile = replace(profile, tasks=config.tasks)
+    findings = examine(
+        Scene(config=config, profile=profile, bundle=arguments.bundle, offline=arguments.offline)
+    )
     if arguments.json:
         print(json.dumps([finding.as_json() for finding in findings], indent=2))
     else:
-        marks = {True: "ok", False: "FAILED", None: "note"}
-        for finding in findings:
-            print(f"{marks[finding.ok]:6}  {finding.what}: {plain(finding.text)}")
-    return 1 if any(finding.ok is False for finding in findings) else 0
+        terminal = sys.stdout.isatty()
+        page = Page(
+            colour=terminal and not os.environ.get("NO_COLOR"),
+            unicode=(sys.stdout.encoding or "").lower().startswith("utf"),
+            wide=shutil.get_terminal_size().columns if terminal else 0,
+        )
+        print(page.text(findings), end="")
+    return verdict(findings)
 
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
@@ -135,7 +154,7 @@ VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "install": _install,
     "infer": _infer,
     "listen": _listen,
-    "check": _check,
+    "doctor": _doctor,
 }
 
 

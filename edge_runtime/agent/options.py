@@ -24,8 +24,8 @@ examples:
       the words that a microphone hears, as they are spoken
   edge-agent install --config agent.toml /media/usb/edge debian-sections==1.1.0
       bring in a release from a stick, signed like any other
-  edge-agent check --config agent.toml
-      is everything here that this device needs?
+  edge-agent doctor --config agent.toml
+      is everything here that this device needs, and which variants of its bundle would run?
   edge-agent run --config agent.toml --bundle model.edge
       serve the bundle on http://127.0.0.1:8080/v2, report and take updates over MQTT
 
@@ -96,10 +96,17 @@ exit codes: 0 it serves, 1 it cannot be installed, 3 it is not to be trusted
 
 """
 
-CHECK_EPILOG = """\
+DOCTOR_EPILOG = """\
 examples:
-  edge-agent check --config agent.toml
-  edge-agent check --config agent.toml --json
+  edge-agent doctor --config agent.toml
+      this device: machine, engines, disk, clock, broker, certificates, its bundle
+  edge-agent doctor --profile raspberry-pi-5 --bundle model.edge
+      which variants would run here, and why the others not; no configuration needed
+  edge-agent doctor
+      this machine, and which profile fits it
+  edge-agent doctor --config agent.toml --json > findings.json
+
+exit codes: 0 no obstacle, 1 an obstacle. every finding is explained in docs/doctor.md
 
 """
 
@@ -223,16 +230,29 @@ def parser() -> argparse.ArgumentParser:
     _model(listen)
     listen.add_argument("--json", action="store_true", help="detections as JSON lines")
 
-    check = verbs.add_parser(
-        "check",
-        help="look whether a configuration would run here",
-        description="Validate a configuration and look for what it needs: profile, engines, state "
-        "folder, port. Changes nothing, connects to nothing.",
-        epilog=CHECK_EPILOG + CONFIG_HELP,
+    doctor = verbs.add_parser(
+        "doctor",
+        help="look what of this machine, device and bundle would work, and why not",
+        description="Look at machine, engines, accelerators, heat, clock, disk, broker, identity "
+        "and bundle, and say what is wrong and what to do. Changes nothing.",
+        epilog=DOCTOR_EPILOG + CONFIG_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _config(check)
-    check.add_argument("--json", action="store_true", help="findings as JSON")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="the device's agent.toml")
+    doctor.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="hold the machine to this board: a name, or a .toml file (default: the "
+        "configuration's)",
+    )
+    doctor.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="PATH",
+        help="which of its variants would run: an .edge file or a folder (default: the active one)",
+    )
+    doctor.add_argument("--offline", action="store_true", help="do not contact the broker")
+    doctor.add_argument("--json", action="store_true", help="findings as JSON")
     return top
 
 

@@ -12,11 +12,14 @@ import time
 from collections.abc import Mapping
 
 from edge_runtime.agent.config import AgentConfig
-from edge_runtime.errors import EdgeError
+from edge_runtime.agent.state_folder import REPORTED
+from edge_runtime.bundle import durable
+from edge_runtime.errors import DeviceError, EdgeError
 from edge_runtime.fields import Json
 from edge_runtime.link import Link, Will
 from edge_runtime.messages.fleet import Accelerator, Event, Online, Reported, to_bytes
 from edge_runtime.messages.topics import DELIVERY, Topics
+from edge_runtime.profile import DeviceProfile
 from edge_runtime.telemetry import Probes, Reporter, Snapshot, Spool, new_boot_id
 from edge_runtime.text import plain
 from edge_runtime.update.driver import Status
@@ -32,28 +35,33 @@ class Reporting:
     """Of one life of the agent. Without a link, nothing leaves and nothing is kept.
 
     Args:
-        profile: the name in the profile, which bundles are made for; not where its file stands.
+        profile: its name is what bundles are made for, not where its file stands; it says where
+            this board measures itself.
 
     Raises:
         DeviceError: the folder of what waits cannot be used.
     """
 
-    def __init__(self, config: AgentConfig, profile: str, version: str, now_s: float) -> None:
+    def __init__(
+        self, config: AgentConfig, profile: DeviceProfile, version: str, now_s: float
+    ) -> None:
         self.boot_id = new_boot_id()
         self.link: Link | None = None
         self._device_id = config.device_id
         self._topics = Topics(config.prefix)
-        self._profile = profile
+        self._profile = profile.name
         self._version = version
         self._connected = False
         self._events = 0
         self._batch_s = now_s
         self._reported: Reported | None = None
+        self._folder = config.state_dir
+        self._kept: Accelerator | None = None
         self._untold: set[str] = set()
         self._reporter = Reporter(
             self.boot_id, started_s=now_s, interval_s=config.telemetry.interval_s
         )
-        self._probes = Probes(config.state_dir)
+        self._probes = Probes(config.state_dir, profile.probes)
         self._spools: dict[str, Spool] = {}
         if config.broker is not None:
             folder, size_bytes = config.state_dir / "spool", config.telemetry.spool_bytes
@@ -99,9 +107,20 @@ class Reporting:
             boot_id=self.boot_id,
         )
         if reported != self._reported:
+            if accelerator is not None and accelerator != self._kept:
+                self._keep(reported)
             self._reported = reported
             self._untold.add("reported")
             self._tell()
+
+    def _keep(self, reported: Reported) -> None:
+        """On disk, where the doctor finds it. Nothing else depends on it."""
+        try:
+            durable.replace(self._folder / REPORTED, to_bytes(reported))
+        except DeviceError as reason:
+            log.warning("%s", reason)
+        else:
+            self._kept = reported.accelerator
 
     def _tell(self) -> None:
         """What the link has no room for now is told later: the fleet steers by it."""

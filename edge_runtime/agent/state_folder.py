@@ -21,8 +21,10 @@ from pathlib import Path
 from edge_runtime.errors import DeviceError
 
 LOCK = "lock"
+REPORTED = "reported.json"
+"""What the agent reported when its accelerator changed last; `edge-agent doctor` tells it."""
 PATIENCE_S = 0.5
-"""How long a lock may be held by somebody who only looks, like `edge-agent check`."""
+"""How long a lock may be held by somebody who only looks, like `edge-agent doctor`."""
 _PAUSE_S = 0.05
 
 

@@ -196,7 +196,7 @@ def agent_toml(device: str, profile: str, settings: Settings, state_dir: str, no
 TEMPLATE = """\
 # Written by `edge-fleet enroll` on {when}. Keep the files of this folder together, readable for
 # the agent only, and start it with `edge-agent run --config agent.toml`. A setting behind a # is
-# shown with the value that it has without being set. `edge-agent check` tells what is wrong.
+# shown with the value that it has without being set. `edge-agent doctor` tells what is wrong.
 
 device_id = {device_id}
 

@@ -1,4 +1,4 @@
-"""What the kernel says about our processes and the board, read from `/proc` and `/sys`.
+"""What the kernel says about our processes and the machine, and all gauges of one sample.
 
 Boards differ: every value is optional, and one that cannot be read is left out, never guessed.
 Nothing here raises for what a board lacks. A fake root folder stands in for the board in tests.
@@ -6,17 +6,14 @@ Nothing here raises for what a board lacks. A fake root folder stands in for the
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-MAX_ZONES = 32
-TEMPERATURES_C = (-60.0, 200.0)
-"""Drivers say -274 or 2147483 where a sensor is off."""
+from edge_runtime.profile import Probes as Places
+from edge_runtime.telemetry.board import power_w, temperatures, throttling
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +35,6 @@ def process_usage(pid: int, root: Path = Path("/")) -> ProcessUsage | None:
     except (OSError, ValueError, IndexError):
         return None
     return ProcessUsage(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
-
-
-def temperatures(root: Path = Path("/")) -> dict[str, float]:
-    """Degrees Celsius by thermal zone type, the hottest where several share a type."""
-    found: dict[str, float] = {}
-    try:
-        zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))[:MAX_ZONES]
-    except OSError:
-        return found
-    low_c, high_c = TEMPERATURES_C
-    for zone in zones:
-        try:
-            kind = re.sub(r"[^a-z0-9]+", "_", (zone / "type").read_text().strip().lower())
-            temp_c = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):
-            continue
-        if kind and low_c < temp_c < high_c:
-            found[kind[:32]] = max(temp_c, found.get(kind[:32], -math.inf))
-    return found
 
 
 def load_1m(root: Path = Path("/")) -> float | None:
@@ -87,10 +65,17 @@ def disk_free_bytes(folder: Path) -> int | None:
 
 
 class Probes:
-    """All of the above as gauges. Remembers the last sample, for CPU percent in between."""
+    """All of this and of `board` as gauges. Remembers the last sample, for CPU percent in between.
 
-    def __init__(self, state_dir: Path, *, root: Path = Path("/")) -> None:
+    Args:
+        places: where this board has its own, as its profile says.
+    """
+
+    def __init__(
+        self, state_dir: Path, places: Places | None = None, *, root: Path = Path("/")
+    ) -> None:
         self._state_dir = state_dir
+        self._places = places or Places()
         self._root = root
         self._last: dict[int, tuple[float, float]] = {}
 
@@ -106,7 +91,12 @@ class Probes:
             "memory_available_bytes": memory_available_bytes(root),
             "disk_free_bytes": disk_free_bytes(self._state_dir),
         }
-        gauges.update({f"temp_c_{k}": v for k, v in temperatures(root).items()})
+        places = self._places
+        gauges.update({f"temp_c_{k}": v for k, v in temperatures(root, places.thermal).items()})
+        gauges.update({f"power_w_{k}": v for k, v in power_w(places.power, root).items()})
+        gauges.update(
+            {f"throttling_{k}": v for k, v in throttling(places.throttling, root).items()}
+        )
         samples: dict[int, tuple[float, float]] = {}
         for role, pid in pids.items():
             usage = process_usage(pid, root)

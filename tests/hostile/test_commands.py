@@ -23,7 +23,7 @@ from tests.hostile.settings import SETTINGS_ATTACKS
 
 UNTRUSTED, FAILED = 3, 1
 INFER = ("-m", "edge_runtime.agent.cli", "infer")
-CHECK = ("-m", "edge_runtime.agent.cli", "check", "--config")
+DOCTOR = ("-m", "edge_runtime.agent.cli", "doctor", "--config")
 PUBLISH = ("-m", "edge_runtime.fleet.cli", "publish", "--broker", "mqtt://127.0.0.1:9")
 
 
@@ -86,10 +86,10 @@ def test_publish_refuses_a_hostile_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a key of endless parts", "a key that acts on terminals"])
-def test_check_refuses_a_hostile_configuration(name: str, tmp_path: Path) -> None:
+def test_the_doctor_refuses_a_hostile_configuration(name: str, tmp_path: Path) -> None:
     attack = _attack(SETTINGS_ATTACKS, f"config: {name}")
     (tmp_path / "agent.toml").write_bytes(attack.build())
-    code, out, talk = _run([*CHECK, tmp_path / "agent.toml"], tmp_path)
+    code, out, talk = _run([*DOCTOR, tmp_path / "agent.toml"], tmp_path)
     assert (code, out) == (FAILED, "")
     assert attack.says in _one_line(talk, "edge-agent")
 
@@ -148,11 +148,11 @@ def _verify_all(reader: object, files: bool = True) -> object:
     [a for a in SETTINGS_ATTACKS if a.parser == "config" and a.error],
     ids=lambda attack: attack.name,
 )
-def test_check_tells_every_hostile_configuration_in_one_line(
+def test_the_doctor_tells_every_hostile_configuration_in_one_line(
     attack: Attack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "agent.toml").write_bytes(attack.build())
-    assert cli.main(["check", "--config", str(tmp_path / "agent.toml")]) == FAILED
+    assert cli.main(["doctor", "--config", str(tmp_path / "agent.toml")]) == FAILED
     out, talk = capsys.readouterr()
     assert out == ""
     _one_line(talk, "edge-agent")

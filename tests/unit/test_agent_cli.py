@@ -142,7 +142,7 @@ def test_an_error_that_quotes_a_stranger_is_one_plain_line(
     for arguments in (
         ["infer", str(bundle), "--input", f"/nowhere/{ESCAPES}"],
         ["infer", f"/nowhere/{ESCAPES}", "--input", "-"],
-        ["check", "--config", f"/nowhere/{ESCAPES}"],
+        ["doctor", "--config", f"/nowhere/{ESCAPES}"],
     ):
         assert main(arguments) == 1
         said = capsys.readouterr()
@@ -161,24 +161,24 @@ def test_a_reader_that_goes_away_is_no_error_message(bundle: Path, tmp_path: Pat
     assert (len(done.stdout.splitlines()), done.stderr) == (1, "")
 
 
-def test_check_says_what_is_there_and_changes_nothing(
+def test_the_doctor_says_what_is_there_and_changes_nothing(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxruntime")
-    assert main(["check", "--config", str(config), "--json"]) == 0
-    findings = {f["what"]: f for f in json.loads(capsys.readouterr().out)}
-    assert findings["profile"]["text"].startswith("generic-x86_64")
-    assert findings["engine onnxruntime"]["ok"]
-    assert "not signed" in findings["trust"]["text"]
+    assert main(["doctor", "--config", str(config), "--json"]) == 0
+    findings = {(f["id"], f["subject"]): f for f in json.loads(capsys.readouterr().out)}
+    assert findings["machine.profile", ""]["text"].startswith("generic-x86_64")
+    assert findings["engine.profile", "onnxruntime"]["level"] == "ok"
+    assert "not signed" in findings["identity.root", ""]["text"]
     assert not (config.parent / "state").exists()
 
 
-def test_check_fails_where_something_is_missing(
+def test_the_doctor_fails_where_something_is_missing(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text('first_bundle = "gone.edge"\n' + config.read_text())
-    assert main(["check", "--config", str(config)]) == 1
-    assert "FAILED  first bundle" in capsys.readouterr().out
+    assert main(["doctor", "--config", str(config)]) == 1
+    assert "obstacle bundle" in capsys.readouterr().out
 
 
 def test_run_without_bundle_or_broker_says_how_to_get_one(config: Path) -> None:
@@ -188,7 +188,7 @@ def test_run_without_bundle_or_broker_says_how_to_get_one(config: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_agent_on_one_state_folder_is_refused_and_check_says_so(
+def test_a_second_agent_on_one_state_folder_is_refused_and_the_doctor_sees_the_first(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = config.parent / "state"
@@ -197,8 +197,9 @@ def test_a_second_agent_on_one_state_folder_is_refused_and_check_says_so(
     done = agent("run", "--config", str(config), "--json")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"edge-agent: {says}\n")
     assert [path.name for path in state.iterdir()] == ["lock"]
-    assert main(["check", "--config", str(config)]) == 1
-    assert f"FAILED  state: {says}" in capsys.readouterr().out
+    assert main(["doctor", "--config", str(config), "--json"]) == 0
+    findings = {f["id"]: f for f in json.loads(capsys.readouterr().out)}
+    assert findings["agent.running"]["values"] == {"pid": os.getpid()}
     hold.close()
 
 
@@ -237,7 +238,7 @@ def test_usage_is_exit_code_2_and_help_has_examples(capsys: pytest.CaptureFixtur
             main(arguments)
         assert caught.value.code == 2
     capsys.readouterr()
-    for verb in ("run", "infer", "listen", "check"):
+    for verb in ("run", "infer", "listen", "doctor"):
         for arguments in (["--help"], [verb, "--help"]):
             with pytest.raises(SystemExit) as caught:
                 main(arguments)

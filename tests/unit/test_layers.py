@@ -61,7 +61,7 @@ def test_the_device_imports_nothing_that_it_does_not_install() -> None:
     """The tests' environment holds more than a device does, so an import could pass unnoticed."""
     installed = {
         *("numpy", "paho", "safetensors", "tokenizers", "tomli", "PIL"),
-        *("onnxruntime", "ai_edge_litert", "tflite_runtime", "tuf"),
+        *("onnxruntime", "ai_edge_litert", "tflite_runtime", "tuf", "cryptography"),
     }
     graph = grimp.build_graph("edge_runtime", include_external_packages=True, cache_dir=None)
     foreign = {

@@ -38,6 +38,7 @@ from edge_runtime.messages.fleet import (
 )
 from edge_runtime.messages.topics import Topics
 from edge_runtime.messages.worker import Answer, Ask, Connection, Drain, Serve, to_frame
+from edge_runtime.profile import load_profile
 from edge_runtime.update.driver import Policy, Status
 
 TOPICS = Topics()
@@ -441,7 +442,7 @@ def reporting(tmp_path: Path) -> tuple[Reporting, FakeLink]:
         broker=BrokerConfig("b", 1883),
         telemetry=TelemetryConfig(interval_s=10.0),
     )
-    made, link = Reporting(config, "generic-x86_64", "1", 100.0), FakeLink()
+    made, link = Reporting(config, load_profile("generic-x86_64"), "1", 100.0), FakeLink()
     made.link = link  # type: ignore[assignment]
     return made, link
 

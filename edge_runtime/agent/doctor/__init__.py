@@ -1,0 +1,1 @@
+"""`edge-agent doctor`: what of machine, device and bundle would work here, and why not."""

@@ -1,0 +1,207 @@
+"""Engines: what is installed, whether it imports, what it can run on, and why a variant could not.
+
+Nothing of an engine is loaded into this process: a broken wheel may crash or hang. Whether a model
+then computes what it should is the self-test's matter; here is only what is missing for it to
+start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+from edge_runtime.agent.doctor.bounded import Overdue, Running, ask
+from edge_runtime.profile import DeviceProfile, Engine
+from edge_runtime.text import plain
+
+Ask: TypeAlias = Callable[[Sequence[str], float], "Mapping[str, object] | str"]
+
+IMPORT_S = 15.0
+"""An engine on a cold memory card takes some seconds; one that takes longer hangs."""
+LIBRARY_S = 5.0
+END_S = 2.0
+"""For the process that looks to be started, and ended where it hangs."""
+CPU_PROVIDER = "CPUExecutionProvider"
+DELEGATE = "delegate"
+"""The key of an engine's options that names a delegate's library."""
+CREATE = "tflite_plugin_create_delegate"
+"""What the library of an external delegate must export.
+
+Source: tensorflow/lite/delegates/external/external_delegate.cc.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module that is an engine, and the packages that carry it: at most one may be installed."""
+
+    module: str
+    packages: tuple[str, ...]
+
+
+SOURCES: Mapping[str, tuple[Source, ...]] = {
+    "onnxruntime": (
+        Source(
+            "onnxruntime",
+            (
+                "onnxruntime",
+                "onnxruntime-gpu",
+                "onnxruntime-openvino",
+                "onnxruntime-training",
+                "onnxruntime-vitisai",
+            ),
+        ),
+    ),
+    "litert": (
+        Source("ai_edge_litert.interpreter", ("ai-edge-litert",)),
+        Source("tflite_runtime.interpreter", ("tflite-runtime",)),
+    ),
+    "rknn": (Source("rknnlite.api", ("rknn-toolkit-lite2",)),),
+}
+"""By backend, the preferred first. A test holds it to the table of backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A source as it was found. `fault` is empty where it imports, and where it is absent."""
+
+    source: Source
+    versions: Mapping[str, str]
+    absent: bool = False
+    fault: str = ""
+    providers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The packages with their versions."""
+        found = [f"{package} {version}" for package, version in self.versions.items()]
+        return " and ".join(found) or " or ".join(self.source.packages[:1])
+
+    @property
+    def works(self) -> bool:
+        """Whether it is there and imports."""
+        return not self.absent and not self.fault
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why something could not run here, in a sentence; `kind` is a key of `equipment.REMEDIES`."""
+
+    kind: str
+    text: str
+
+
+class Engines:
+    """All engines of this machine, looked at side by side from now on.
+
+    Args:
+        asking: puts a question to another process, as `bounded.ask` does.
+    """
+
+    def __init__(self, profile: DeviceProfile | None, asking: Ask = ask) -> None:
+        self._ask = asking
+        self._packages = {
+            backend: [
+                Running(partial(self._import, source), IMPORT_S + END_S) for source in sources
+            ]
+            for backend, sources in SOURCES.items()
+        }
+        self._libraries: dict[tuple[str, ...], Running[str]] = {}
+        for engine in profile.engines if profile is not None else ():
+            if question := _question(engine, engine.providers):
+                self._begin(question)
+
+    def packages(self, backend: str) -> list[Package]:
+        """What was found of `backend`, the preferred first."""
+        looks = zip(self._packages[backend], SOURCES[backend], strict=True)
+        return [_told(look, source) for look, source in looks]
+
+    def package(self, backend: str) -> Package | None:
+        """The one that a worker takes; None where none works."""
+        return next((p for p in self.packages(backend) if p.works), None)
+
+    def fault(self, engine: Engine, providers: tuple[str, ...] = ()) -> Fault | None:
+        """Why a variant of `engine` could not start; None where nothing is known against it.
+
+        Args:
+            providers: the variant's own, which go before the profile's.
+        """
+        if engine.backend not in SOURCES:
+            known = ", ".join(SOURCES)
+            return Fault(
+                "backend", f"backend {engine.backend} is not known to this software, only {known}"
+            )
+        package = self.package(engine.backend)
+        if package is None:
+            return Fault("engine", self._missing(engine.backend))
+        question = _question(engine, providers or engine.providers)
+        if question is None:
+            return None
+        kind, what, *_ = question
+        if kind == "provider" and what not in package.providers:
+            have = ", ".join(package.providers) or "none"
+            return Fault("build", f"{what} is not among the providers of {package.name}: {have}")
+        said = self._told(question)
+        return Fault(kind, f"{'delegate ' * (kind == DELEGATE)}{what}: {said}") if said else None
+
+    def _missing(self, backend: str) -> str:
+        broken = [f"{p.name}: {p.fault}" for p in self.packages(backend) if p.fault]
+        names = " nor ".join(source.packages[0] for source in SOURCES[backend])
+        either = "neither " if " nor " in names else ""
+        return "; ".join(broken) or f"{either}{names} is {'' if either else 'not '}installed"
+
+    def _begin(self, question: tuple[str, ...]) -> Running[str]:
+        """Asked once, however many variants need it."""
+        if question not in self._libraries:
+            self._libraries[question] = Running(partial(self._library, question), LIBRARY_S + END_S)
+        return self._libraries[question]
+
+    def _told(self, question: tuple[str, ...]) -> str:
+        try:
+            return self._begin(question).result()
+        except Overdue as reason:
+            return str(reason)
+
+    def _library(self, question: tuple[str, ...]) -> str:
+        answer = self._ask(question, LIBRARY_S)
+        return answer if isinstance(answer, str) else ""
+
+    def _import(self, source: Source) -> Package:
+        answer = self._ask(("import", source.module, *source.packages), IMPORT_S)
+        if isinstance(answer, str):
+            return Package(source, {}, fault=f"import {source.module}: {answer}")
+        listed = answer.get("versions")
+        versions = {str(k): str(v) for k, v in listed.items()} if isinstance(listed, dict) else {}
+        providers = answer.get("providers")
+        absent, broken = answer.get("absent"), answer.get("broken")
+        if not versions and "version" in answer:  # Built from source: no package brought it.
+            versions = {source.module: str(answer["version"])}
+        # A package that pip knows and whose files are gone is broken, not absent.
+        fault = broken or (absent if versions else "")
+        return Package(
+            source,
+            versions,
+            absent=absent is not None and not versions,
+            fault=plain(str(fault)) if fault else "",
+            providers=tuple(map(str, providers)) if isinstance(providers, list) else (),
+        )
+
+
+def _told(look: Running[Package], source: Source) -> Package:
+    try:
+        return look.result()
+    except Overdue as reason:
+        return Package(source, {}, fault=str(reason))
+
+
+def _question(engine: Engine, providers: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What there is to ask of the library behind an engine; None where it needs none."""
+    meant = (providers or (CPU_PROVIDER,))[0]
+    if engine.backend == "onnxruntime" and meant != CPU_PROVIDER:
+        return "provider", meant
+    delegate = engine.options.get(DELEGATE)
+    if engine.backend == "litert" and isinstance(delegate, str) and delegate:
+        return DELEGATE, delegate, CREATE
+    return None

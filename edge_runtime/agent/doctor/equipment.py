@@ -1,0 +1,108 @@
+"""Findings on engines: what is installed, and which engines of the profile could run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from edge_runtime.agent.doctor.accelerators import absent
+from edge_runtime.agent.doctor.engines import SOURCES, Engines, Fault, Package
+from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, warning
+from edge_runtime.agent.doctor.scene import Scene
+from edge_runtime.fields import Json
+from edge_runtime.profile import Engine
+from edge_runtime.text import plain
+
+
+def packages(scene: Scene, engines: Engines) -> Iterator[Finding]:
+    """What is installed, whether anything of it is needed or not."""
+    for backend in SOURCES:
+        for found in engines.packages(backend):
+            if not found.absent:
+                yield _package(found)
+            if len(found.versions) > 1:
+                yield warning(
+                    "engine.clash",
+                    f"{found.name} share the module {found.source.module}: which one runs depends "
+                    "on which was installed last",
+                    f"uninstall all of them, then install one: pip uninstall "
+                    f"{' '.join(found.versions)}",
+                    subject=backend,
+                )
+
+
+def _package(found: Package) -> Finding:
+    subject = next(iter(found.versions), found.source.packages[0])
+    if found.fault:
+        return warning(
+            "engine.package",
+            f"{found.name} does not work: {found.fault}",
+            f"install it anew, in a version for this Python and this machine: pip install "
+            f"--force-reinstall {subject}",
+            subject=subject,
+        )
+    providers = f", with {', '.join(found.providers)}" if found.providers else ""
+    return ok(
+        "engine.package",
+        plain(f"{found.name}{providers}"),
+        subject=subject,
+        values={"versions": dict(found.versions), "providers": list(found.providers)},
+    )
+
+
+def profile_engines(scene: Scene, engines: Engines) -> Iterator[Finding]:
+    """Each engine of the profile, in its order; one that runs is enough."""
+    p = scene.profile
+    if p is None:
+        if not any(engines.package(backend) for backend in SOURCES):
+            yield obstacle(
+                "engine.any", "no engine works here", REMEDIES["engine"].format(backend="litert")
+            )
+        return
+    faults = [(engine, start_fault(scene, engines, engine)) for engine in p.engines]
+    for rank, (engine, fault) in enumerate(faults, 1):
+        values: dict[str, Json] = {"rank": rank, "runs": fault is None}
+        if fault is not None:
+            advice = remedy(engine, fault)
+            yield warning("engine.profile", fault.text, advice, subject=engine.id, values=values)
+        else:
+            text = f"number {rank}, can start"
+            yield ok("engine.profile", text, subject=engine.id, values=values)
+    running = [engine.id for engine, fault in faults if fault is None]
+    text = f"{len(running)} of {len(faults)} of profile {p.name} can start"
+    first, why = faults[0]
+    if why is None or running:
+        yield ok("engine.any", f"{text}, {running[0]} first")
+    else:
+        yield obstacle("engine.any", text, remedy(first, why))
+
+
+def start_fault(
+    scene: Scene, engines: Engines, engine: Engine, providers: tuple[str, ...] = ()
+) -> Fault | None:
+    """What keeps a variant of `engine` from starting on this machine: software, then device."""
+    if (fault := engines.fault(engine, providers)) is not None:
+        return fault
+    missing = absent(scene, engine.accelerator)
+    return Fault("device", missing) if missing else None
+
+
+REMEDIES: Mapping[str, str] = {
+    "engine": 'pip install "edge-runtime[{backend}]"',
+    "backend": "update this software, or take the engine out of the profile",
+    "build": "install the build of ONNX Runtime that the maker of {accelerator} gives out, in "
+    "place of the plain one; until then variants for the CPU run",
+    "provider": "install the libraries of {accelerator} in the versions that this build of ONNX "
+    "Runtime names; until then variants for the CPU run",
+    "delegate": "install the board maker's runtime for {accelerator}, or correct the path of the "
+    "delegate in the profile; until then variants for the CPU run",
+    "device": "see device {accelerator}; until then variants for the CPU run",
+    "board": "convert the model for this board: edge-convert run … --profile {profile}",
+    "machine": "use the profile of this very board, and convert the model for it",
+}
+"""What to do, by the kind of a fault. A backend's extra of our package has its name."""
+
+
+def remedy(engine: Engine | None, fault: Fault, profile: str = "") -> str:
+    """What to do about `fault`."""
+    backend, accelerator = (engine.backend, engine.accelerator) if engine else ("", "")
+    return REMEDIES[fault.kind].format(backend=backend, accelerator=accelerator, profile=profile)

@@ -1,0 +1,102 @@
+"""One question about native code, in a process that may crash or hang; `bounded.ask` starts it.
+
+`import MODULE PACKAGE…`: does it import, which version, which execution providers.
+`delegate PATH SYMBOL`: does the library load, and does it export the symbol.
+`provider NAME`: does the library of an execution provider of ONNX Runtime load.
+
+The answer is one object in JSON on stdout; {"fault": …} says what is wrong, in words. What the
+code itself prints goes to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+SHARED = "libonnxruntime_providers_shared.so"
+"""Through it the libraries of providers find the engine; loaded before them, for all to see."""
+
+
+def imported(module: str, *packages: str) -> dict[str, object]:
+    """What is installed of `packages`, and what `module` says of itself once it is imported."""
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    answer: dict[str, object] = {"versions": versions}
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as reason:
+        # The module itself is missing, or one that it needs: the second is a broken install.
+        absent = module == reason.name or module.startswith(f"{reason.name}.")
+        answer["absent" if absent else "broken"] = str(reason)
+        return answer
+    except Exception as reason:
+        answer["broken"] = f"{type(reason).__name__}: {reason}"
+        return answer
+    providers: list[object] = getattr(loaded, "get_available_providers", list)()
+    return {
+        **answer,
+        "version": str(getattr(loaded, "__version__", "")),
+        "providers": [str(name) for name in providers],
+    }
+
+
+def library(path: str, symbol: str) -> dict[str, object]:
+    """Whether `path` loads and has `symbol`."""
+    try:
+        loaded = ctypes.CDLL(path)
+    except OSError as reason:
+        return {"fault": f"cannot be loaded ({reason})"}
+    if not hasattr(loaded, symbol):
+        return {"fault": f"loads, but does not export {symbol}"}
+    return {"loads": True}
+
+
+def provider(name: str) -> dict[str, object]:
+    """Whether the library of the execution provider called `name` loads with what it needs."""
+    engine = importlib.import_module("onnxruntime")
+    folder = os.path.join(os.path.dirname(str(engine.__file__)), "capi")
+    short = name.removesuffix("ExecutionProvider").lower()
+    path = os.path.join(folder, f"libonnxruntime_providers_{short}.so")
+    if not os.path.exists(path):
+        return {"loads": True, "built_in": True}
+    try:
+        ctypes.CDLL(os.path.join(folder, SHARED), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(path)
+    except OSError as reason:
+        return {"fault": f"its library cannot be loaded ({reason})"}
+    return {"loads": True}
+
+
+QUESTIONS: dict[str, Callable[..., dict[str, object]]] = {
+    "import": imported,
+    "delegate": library,
+    "provider": provider,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answer, on what was stdout."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    question, *arguments = argv
+    try:
+        answer = QUESTIONS[question](*arguments)
+    except Exception as reason:
+        answer = {"fault": f"{type(reason).__name__}: {reason}"}
+    with open(out, "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+        file.flush()
+        # What was loaded may crash while it is torn down, after all was said.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

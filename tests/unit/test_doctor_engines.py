@@ -1,0 +1,338 @@
+"""Engines and delegates as they break: not there, half there, crashing, hanging. Each for real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.agent.doctor import engines as engines_module
+from edge_runtime.agent.doctor import equipment
+from edge_runtime.agent.doctor.bounded import ask
+from edge_runtime.agent.doctor.engines import SOURCES, Engines, Fault
+from edge_runtime.agent.doctor.finding import Finding, Level
+from edge_runtime.agent.doctor.look import QUESTIONS, imported
+from edge_runtime.agent.doctor.scene import Scene
+from edge_runtime.fields import Json
+from edge_runtime.inference.backend import BACKENDS
+from edge_runtime.inference.litert import RUNTIMES
+from edge_runtime.profile import DeviceProfile, Engine, load_profile
+from tests.fakes import delegates
+
+CPU = "CPUExecutionProvider"
+LITERT = ("ai-edge-litert", "ai_edge_litert.interpreter")
+Site = Callable[..., None]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Puts packages in front of the installed ones, for the processes that the doctor starts."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    before = os.environ.get("PYTHONPATH", "")
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), root, before))))
+
+    def make(module: str, code: str, *packages: str) -> None:
+        path = folder.joinpath(*module.split("."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for above in path.relative_to(folder).parents:
+            if above.name:
+                (folder / above / "__init__.py").touch()
+        path.with_suffix(".py").write_text(code)
+        for package in packages:
+            info = folder / f"{package.replace('-', '_')}-9.9.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.9\n"
+            )
+
+    return make
+
+
+def profile(*engines: Engine) -> DeviceProfile:
+    return dataclasses.replace(load_profile("generic-x86_64"), engines=engines)
+
+
+def ort(*providers: str, accelerator: str = "cpu") -> Engine:
+    return Engine("onnxruntime", "w8", providers, 1, {}, accelerator=accelerator)
+
+
+def litert(delegate: str = "", accelerator: str = "cpu") -> Engine:
+    options: dict[str, Json] = {"delegate": delegate} if delegate else {}
+    return Engine("litert", "w8", (), 1, options, accelerator=accelerator)
+
+
+def fault(engine: Engine, *providers: str) -> Fault | None:
+    return Engines(profile(engine)).fault(engine, providers)
+
+
+def findings(*engines: Engine) -> list[Finding]:
+    scene = Scene(profile=profile(*engines))
+    looked = Engines(scene.profile)
+    return [*equipment.packages(scene, looked), *equipment.profile_engines(scene, looked)]
+
+
+def test_the_tables_of_the_doctor_and_of_the_worker_agree() -> None:
+    assert SOURCES.keys() == BACKENDS.keys()
+    assert {s.packages[0]: s.module for s in SOURCES["litert"]} == RUNTIMES
+    assert [s.module for s in SOURCES["onnxruntime"]] == ["onnxruntime"]
+    assert list(SOURCES["litert"][0].packages) == [next(iter(RUNTIMES))]
+
+
+# What is installed here.
+
+
+def test_the_engine_that_is_installed_is_told_with_its_version_and_providers() -> None:
+    module = pytest.importorskip("onnxruntime")
+    found = {(f.id, f.subject): f for f in findings(ort(CPU))}
+    package = found["engine.package", "onnxruntime"]
+    assert package.level is Level.OK
+    assert module.__version__ in package.text
+    assert package.values["providers"] == module.get_available_providers()
+    assert fault(ort(CPU)) is None
+
+
+def test_a_provider_that_is_not_in_this_build_is_told_with_those_that_are() -> None:
+    pytest.importorskip("onnxruntime")
+    found = fault(ort("QNNExecutionProvider", CPU, accelerator="hexagon"))
+    assert found is not None
+    assert found.kind == "build"
+    assert "QNNExecutionProvider is not among the providers of onnxruntime" in found.text
+    assert CPU in found.text
+    # A variant's own word goes before the profile's.
+    assert fault(ort("QNNExecutionProvider", accelerator="hexagon"), CPU) is None
+
+
+def test_one_engine_of_several_is_enough_and_none_is_an_obstacle() -> None:
+    pytest.importorskip("onnxruntime")
+    missing = ort("QNNExecutionProvider", accelerator="hexagon")
+    found = {(f.id, f.subject): f for f in findings(missing, ort(CPU))}
+    assert found["engine.profile", "onnxruntime on hexagon"].level is Level.WARNING
+    assert found["engine.profile", "onnxruntime"].level is Level.OK
+    assert found["engine.any", ""].level is Level.OK
+    alone = {f.id: f for f in findings(missing)}
+    assert alone["engine.any"].level is Level.OBSTACLE
+
+
+def test_every_kind_of_fault_has_a_remedy() -> None:
+    kinds = {"engine", "backend", "build", "provider", "delegate", "device", "board", "machine"}
+    assert kinds == equipment.REMEDIES.keys()
+    for kind in kinds:
+        assert "{" not in equipment.remedy(litert(), Fault(kind, "x"), "p")
+    assert fault(Engine("tensorflow", "", (), 1, {})) == Fault(
+        "backend", "backend tensorflow is not known to this software, only onnxruntime, litert"
+    )
+
+
+# Packages that are broken.
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import ctypes; ctypes.string_at(0)", "it crashed (SIGSEGV)"),
+        ("import os; os.abort()", "it crashed (SIGABRT)"),
+        ("import os; os._exit(3)", "it ended with code 3 and no answer"),
+        ("raise ImportError('libGL.so.1: cannot open shared object file')", "libGL.so.1"),
+        ("import no_such_numpy", "No module named 'no_such_numpy'"),
+        ("raise RuntimeError('numpy 2 is too new')", "RuntimeError: numpy 2 is too new"),
+        ("import sys; sys.exit(1)", "it ended with code 1 and no answer"),
+    ],
+    ids=["segfault", "abort", "exit", "library", "dependency", "raises", "exits"],
+)
+def test_a_broken_engine_is_told_and_the_next_one_is_taken(
+    site: Site, code: str, says: str
+) -> None:
+    site("ai_edge_litert.interpreter", code, "ai-edge-litert")
+    site("tflite_runtime.interpreter", "", "tflite-runtime")
+    found = {f.subject: f for f in findings(litert())}
+    broken = next(f for f in found.values() if f.level is Level.WARNING)
+    assert broken.id == "engine.package"
+    assert says in broken.text
+    assert "--force-reinstall" in broken.advice
+    assert found["tflite-runtime"].level is Level.OK
+    assert found["litert"].level is Level.OK  # By the other package.
+
+
+def test_an_engine_that_hangs_is_ended_with_all_that_it_started(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "pids"
+    site(
+        "ai_edge_litert.interpreter",
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(mark)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "time.sleep(60)\n",
+    )
+    monkeypatch.setattr(engines_module, "IMPORT_S", 1.5)
+    begin_s = time.monotonic()
+    found = [f for f in findings(litert()) if f.id == "engine.package"]
+    assert time.monotonic() - begin_s < 6
+    assert any("it hangs: no answer within 1.5 s" in f.text for f in found)
+    for pid in map(int, mark.read_text().split()):
+        assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    """Whether it still does something; one that nobody has waited for yet does not."""
+    end_s = time.monotonic() + 5
+    while time.monotonic() < end_s:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_two_packages_in_one_module_are_told(site: Site) -> None:
+    site("onnxruntime", "__version__ = '9.9'\n", "onnxruntime", "onnxruntime-gpu")
+    (clash,) = [f for f in findings(ort(CPU)) if f.id == "engine.clash"]
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in clash.advice
+
+
+def test_a_package_whose_files_are_gone_is_broken_and_one_that_never_was_is_absent(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = imported("no_such_engine.interpreter", "no-such-engine")
+    assert answer == {"versions": {}, "absent": "No module named 'no_such_engine'"}
+    monkeypatch.setitem(
+        SOURCES,
+        "litert",
+        (engines_module.Source("gone_engine.interpreter", ("gone-engine",)),),
+    )
+    assert fault(litert()) == Fault("engine", "gone-engine is not installed")
+    site("unrelated", "", "gone-engine")
+    found = fault(litert())
+    assert found is not None
+    assert found.text == "gone-engine 9.9: No module named 'gone_engine'"
+
+
+def test_what_an_engine_prints_while_it_is_imported_is_not_its_answer(site: Site) -> None:
+    site("onnxruntime", "print('{\"fault\": 1}'); __version__ = '9.9'\n", "onnxruntime")
+    answer = ask(("import", "onnxruntime", "onnxruntime"), 20.0)
+    assert isinstance(answer, dict)
+    assert answer["version"] == "9.9"
+
+
+def test_a_provider_whose_library_does_not_load_says_which_one_is_missing(
+    site: Site, tmp_path: Path
+) -> None:
+    code = f"get_available_providers = lambda: ['CUDAExecutionProvider', {CPU!r}]\n"
+    site("onnxruntime.__init__", code, "onnxruntime-gpu")
+    capi = tmp_path / "site/onnxruntime/capi"
+    capi.mkdir()
+    cuda = ort("CUDAExecutionProvider", CPU, accelerator="cuda")
+    assert fault(cuda) is None  # Built into the engine itself.
+    (capi / "libonnxruntime_providers_cuda.so").write_bytes(b"\x7fELF")
+    found = fault(cuda)
+    assert found is not None
+    assert found.kind == "provider"
+    assert "its library cannot be loaded" in found.text
+
+
+# Delegates, compiled here.
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], str]:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler is installed")
+    folder = tmp_path_factory.mktemp("delegates")
+
+    def build(name: str, code: str) -> str:
+        source, library = folder / f"{name}.c", folder / f"lib{name}.so"
+        source.write_text(code)
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+        return str(library)
+
+    return build
+
+
+CREATE = "void *tflite_plugin_create_delegate(void) { return 0; }\n"
+DELEGATES = {
+    "other": (
+        "int something_else(void) { return 1; }\n",
+        "loads, but does not export tflite_plugin",
+    ),
+    "crashes": (
+        CREATE + "__attribute__((constructor)) static void f(void) { *(volatile int *)0 = 1; }\n",
+        "it crashed (SIGSEGV)",
+    ),
+    "hangs": (
+        CREATE + "#include <unistd.h>\n__attribute__((constructor)) static void f(void) "
+        "{ for (;;) pause(); }\n",
+        "it hangs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DELEGATES)
+def test_a_delegate_is_loaded_in_a_process_that_it_may_take_down(
+    name: str, compiled: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    code, says = DELEGATES[name]
+    if name == "hangs":
+        monkeypatch.setattr(engines_module, "LIBRARY_S", 1.0)
+    found = fault(litert(compiled(name, code), accelerator="vx"))
+    assert found is not None
+    assert found.kind == "delegate"
+    assert says in found.text
+
+
+def test_a_real_delegate_could_start_where_its_device_is_there() -> None:
+    pytest.importorskip("ai_edge_litert")
+    engine = litert(str(delegates.library()), accelerator="vx")
+    assert fault(engine) is None
+    found = {(f.id, f.subject): f.text for f in findings(engine, litert())}
+    assert found["engine.profile", "litert on vx"].startswith("no VeriSilicon NPU")
+    assert found["engine.any", ""].startswith("1 of 2")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "cannot open shared object"), (b"text", "cannot be loaded")]
+)
+def test_a_delegate_that_is_no_library_is_told(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    path = tmp_path / "libdelegate.so"
+    if content is not None:
+        path.write_bytes(content)
+    found = fault(litert(str(path), accelerator="vx"))
+    assert found is not None
+    assert says in found.text
+
+
+def test_the_process_that_looks_knows_every_question_and_answers_a_wrong_one() -> None:
+    assert QUESTIONS.keys() == {"import", "delegate", "provider"}
+    assert "TypeError" in str(ask(("delegate",), 20.0))
+
+
+def test_the_doctor_itself_loads_no_engine_and_no_numbers() -> None:
+    code = (
+        "import json, sys\n"
+        "from edge_runtime.agent.cli import main\n"
+        "main(['doctor', '--json'])\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(json.loads(done.stdout.splitlines()[-1]))
+    assert "edge_runtime" in loaded
+    assert loaded.isdisjoint({"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime", "paho"})
