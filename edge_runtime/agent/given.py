@@ -44,7 +44,7 @@ def look_through(
     store: ChunkStore,
     pulse: Callable[[], None] = lambda: None,
 ) -> Given:
-    """The bundle at `path`; whatever of it is not in `store` was read and checked.
+    """The bundle at `path`; whatever this device needs and `store` lacks was read and checked.
 
     Args:
         path: a bundle, or a repository's folder.
@@ -59,8 +59,8 @@ def look_through(
     try:
         reader, repository = _open(path, release, profile)
         verified = verify(reader, files=False)
-        profile.fits(verified.manifest)
-        for entry in verified.manifest.files:
+        manifest = verified.manifest
+        for entry in manifest.files_of(profile.fits(manifest)):
             if store.missing((entry,)):
                 for _ in entry.checked(reader.pieces(entry), reader.where):
                     pulse()

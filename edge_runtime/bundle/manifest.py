@@ -204,9 +204,19 @@ class Manifest:
         others = (name for variant in self.variants for name in variant.profiles)
         return tuple(dict.fromkeys((self.profile, *others)))
 
+    def variants_for(self, profile: str) -> tuple[Variant, ...]:
+        """The variants that were made for the board `profile`, the preferred one first."""
+        return tuple(v for v in self.variants if profile in (v.profiles or (self.profile,)))
+
     def files_of(self, variants: Collection[Variant]) -> tuple[FileEntry, ...]:
-        """The files that `variants` need: all but those that only others run."""
-        wanted = {variant.file for variant in variants}
+        """The files that `variants` need: all but those that only others run.
+
+        What golden vectors and steps name is needed by all, also where a variant's file is named.
+        """
+        steps = (*self.preprocess, *self.postprocess)
+        named = {value for step in steps for value in step.options.values() if type(value) is str}
+        wanted = {variant.file for variant in variants} | named
+        wanted |= {self.golden.file, *self.golden.raw}
         others = {variant.file for variant in self.variants} - wanted
         return tuple(entry for entry in self.files if entry.path not in others)
 

@@ -1,10 +1,10 @@
 """The chunk store: all bundle content on a device, by digest, under `<root>/<aa>/<sha256>`.
 
-Progress of a transfer is what the store holds; an installed bundle is a manifest whose chunks are
-all here. One process writes (the supervisor), others may read at the same time. A chunk appears
-whole or not at all: it is written under a temporary name, fsynced, renamed, and the folder is
-fsynced. What is read is checked again, since a disk forgets; a spoiled chunk is removed, so that
-the next transfer fetches it anew. Imports no numpy.
+Progress of a transfer is what the store holds; an installed bundle is a manifest, and here the
+chunks of the files that this device needs of it. One process writes (the supervisor), others may
+read at the same time. A chunk appears whole or not at all: it is written under a temporary name,
+fsynced, renamed, and the folder is fsynced. What is read is checked again, since a disk forgets; a
+spoiled chunk is removed, so that the next transfer fetches it anew. Imports no numpy.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class ChunkStore:
                 f"chunk store {self.root}: chunk {chunk.sha256} cannot be read ({reason.strerror})"
             ) from None
 
-    def ingest(self, reader: Reader, manifest: Manifest) -> int:
-        """Keep every chunk of a bundle's files; returns the bytes that were new.
+    def ingest(self, reader: Reader, entries: Iterable[FileEntry]) -> int:
+        """Keep every chunk of a bundle's files `entries`; returns the bytes that were new.
 
         One chunk is in memory at a time; a file whose chunks are all here is not read.
 
@@ -113,7 +113,7 @@ class ChunkStore:
             DeviceError: disk full, read-only or failing.
         """
         added = 0
-        for entry in manifest.files:
+        for entry in entries:
             if not self.missing((entry,)):
                 continue
             for chunk, piece in entry.checked(reader.pieces(entry), reader.where):
@@ -206,8 +206,9 @@ class StoreReader:
         self.where = f"bundle {self._manifest.name} {self._manifest.version} in {store.root}"
 
     def names(self) -> tuple[str, ...]:
-        """The manifest and the files that it names."""
-        return (MANIFEST_NAME, *(entry.path for entry in self._manifest.files))
+        """The manifest and those of its files that are here: a board keeps what it can run."""
+        held = (entry for entry in self._manifest.files if not self._store.missing((entry,)))
+        return (MANIFEST_NAME, *(entry.path for entry in held))
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """The file's chunks joined; its digest was checked, and not that of every chunk as well.

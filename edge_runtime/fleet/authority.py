@@ -131,20 +131,22 @@ class Authority:
         self.desk.check_amend("targets")
         return False
 
-    def add(self, release: Release, *, replace: bool = False) -> bool:
-        """Sign a release whose chunks and release file are in the tree.
+    def add(self, releases: Iterable[Release], *, replace: bool = False) -> bool:
+        """Sign releases whose chunks and release files are in the tree.
 
         Returns:
-            False where it was signed or staged already.
+            False where all of them were signed or staged already.
 
         Raises:
             InputError: as `check`; or the metadata grows too large for brokers.
             TransferError: a signer failed.
         """
-        if self.check(release, replace=replace):
+        new = [release for release in releases if not self.check(release, replace=replace)]
+        if not new:
             return False
         targets = self._targets()
-        targets.targets[release.file] = target_of(release)
+        for release in new:
+            targets.targets[release.file] = target_of(release)
         self.desk.draft("targets", targets)
         return True
 

@@ -1,7 +1,7 @@
-"""Which release each device gets: a version is published once for each profile.
+"""Which release each device gets: a version has one for each profile, perhaps all of one bundle.
 
 A device gets the release of the profile that it reports, or of the one that the operator names.
-One that has reported none gets the only release that there is. Everything is chosen before
+One that has reported none gets the only bundle that there is. Everything is chosen before
 anything is sent: where one device can have none, nothing is deployed to anyone.
 """
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from edge_runtime.bundle.manifest import NAME
-from edge_runtime.errors import InputError
+from edge_runtime.errors import IncompatibleError, InputError, UntrustedError
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.inventory import Device
 from edge_runtime.fleet.repository import Catalog, read_catalog, read_release
@@ -55,14 +55,29 @@ def choose(
             raise InputError(
                 f"{where}: not on broker {connection.address}; {_known(catalog, name)}"
             )
-        _demand(where, devices, wanted, published, profile)
+        alike = _is_one_bundle(catalog, name, version, published)
+        _demand(where, devices, wanted, published, profile, alike=alike)
         # What is left are devices that have reported none; or somebody published just now.
         for one in set(wanted) - releases.keys():
             release = read_release(connection, name, version, one or published[0])
             if release is None:
                 raise InputError(f"{where}: left the broker just now; nothing was deployed")
             releases[one] = release
+    if profile is not None:
+        return tuple(_own(connection, device, releases[profile]) for device in devices)
     return tuple(releases[one] for one in wanted)
+
+
+def _own(connection: Connection, device: Device, named: Release) -> Release:
+    """`named`, or where its bundle is made for the device's own profile too, that release of it."""
+    own = profile_of(device)
+    if own == named.profile or not re.fullmatch(NAME, own):
+        return named
+    try:
+        found = read_release(connection, named.name, named.version, own)
+    except (UntrustedError, IncompatibleError):  # It is not the one that was asked for.
+        return named
+    return found if found is not None and found.ref == named.ref else named
 
 
 def profile_of(device: Device) -> str:
@@ -83,14 +98,25 @@ def profiles(catalog: Catalog, name: str, version: str) -> tuple[str, ...]:
     return tuple(sorted(one for one in found if re.fullmatch(NAME, one)))
 
 
+def _is_one_bundle(catalog: Catalog, name: str, version: str, published: Sequence[str]) -> bool:
+    """Whether all releases of a version are of one bundle, which is made for several boards."""
+    found = [r for r in catalog.releases if (r.name, r.version) == (name, version)]
+    return len(found) == len(published) and len({r.manifest.sha256 for r in found}) == 1
+
+
 def _demand(
     where: str,
     devices: Sequence[Device],
     wanted: Sequence[str],
     published: Sequence[str],
     profile: str | None,
+    *,
+    alike: bool,
 ) -> None:
-    """Raises InputError: a device's profile is not among those published, or is not known."""
+    """Raises InputError: a device's profile is not among those published, or is not known.
+
+    It need not be known where the releases are `alike`: all of one bundle.
+    """
     there = f"{where}: published for {_list(published)}"
     if profile and profile not in published:
         raise InputError(f"{there}, not for {profile}; nothing was deployed")
@@ -102,7 +128,7 @@ def _demand(
     if other:
         raise InputError(f"{there}, but {_profiles(other)}; nothing was deployed")
     silent = [device.id for device, one in zip(devices, wanted, strict=True) if not one]
-    if silent and len(published) > 1:
+    if silent and len(published) > 1 and not alike:
         raise InputError(
             f"{there}, and {_list(silent)} never reported a profile; say which with "
             "--profile NAME; nothing was deployed"

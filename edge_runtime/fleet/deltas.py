@@ -3,7 +3,9 @@
 For each older bundle that devices may hold, the chunks that are new are coded as differences from
 what stood at the same place of the file of the same path. Where that file had another length, the
 same distance from its end is tried as well, since headers grow and weights do not. A delta is only
-worth publishing if it spares devices enough; a chunk that gains nothing stays out of it.
+worth publishing if it spares devices enough; a chunk that gains nothing stays out of it. A bundle
+for several boards has a release, and deltas, for each: of files that the board needs, from files
+that it needed before.
 
 Pieces and index are blobs like chunks: they go where chunks go, before the release file whose
 `deltas` names them, and they are kept as long as the release is.
@@ -136,8 +138,8 @@ def bases(found: Sequence[Release], release: Release) -> list[Release]:
     return alike[::-1][:BASES]
 
 
-def delta(old: Source, new: Source) -> Delta | None:
-    """The delta from `old` to `new`; None where it would not be worth it.
+def delta(old: Source, new: Source, profile: str) -> Delta | None:
+    """The delta from `old` to `new` for boards of `profile`; None where it would not be worth it.
 
     One file of each is in memory at a time, and every piece.
 
@@ -145,14 +147,15 @@ def delta(old: Source, new: Source) -> Delta | None:
         EdgeError: of reading either.
     """
     chunks = news(old.manifest, new.manifest)
-    plain_bytes = sum(chunk.size_bytes for chunk in chunks)
+    needed = {chunk for entry in files_for(new.manifest, profile) for chunk in entry.chunks}
+    plain_bytes = sum(chunk.size_bytes for chunk in chunks if chunk in needed)
     bound = min(WORTH * plain_bytes, plain_bytes - SPARED_BYTES)
     if bound <= 0:  # A new head: no need to read anything.
         return None
     pieces: list[Piece] = []
     blobs: list[tuple[Chunk, bytes]] = []
     made_bytes = 0
-    for first, run in _runs(_differences(old, new, chunks)):
+    for first, run in _runs(_differences(old, new, chunks, profile)):
         data = join(run)
         blob = Chunk(sha256_hex(data), len(data))
         pieces.append(Piece(blob, first, len(run)))
@@ -167,12 +170,28 @@ def delta(old: Source, new: Source) -> Delta | None:
     return Delta(DeltaRef(old.sha256, index), tuple(blobs), plain_bytes, wire_bytes)
 
 
-def _differences(old: Source, new: Source, chunks: Sequence[Chunk]) -> Iterator[Difference]:
+def files_for(manifest: Manifest, profile: str) -> tuple[FileEntry, ...]:
+    """The files that boards of `profile` need."""
+    return manifest.files_of(manifest.variants_for(profile))
+
+
+def _differences(
+    old: Source, new: Source, chunks: Sequence[Chunk], profile: str
+) -> Iterator[Difference]:
     """One for each of `chunks`, in their order; an empty one where nothing is gained."""
     left = {chunk.sha256 for chunk in chunks}
-    numbers = {entry.path: number for number, entry in enumerate(old.manifest.files)}
+    held = {entry.path for entry in files_for(old.manifest, profile)}
+    needed = {entry.path for entry in files_for(new.manifest, profile)}
+    numbers = {
+        entry.path: number for number, entry in enumerate(old.manifest.files) if entry.path in held
+    }
     for entry in new.manifest.files:
-        if left.isdisjoint(chunk.sha256 for chunk in entry.chunks):
+        here = dict.fromkeys(chunk.sha256 for chunk in entry.chunks if chunk.sha256 in left)
+        if not here:
+            continue
+        if entry.path not in needed:  # Another board's; nothing of it is read.
+            left -= here.keys()
+            yield from (Difference() for _ in here)
             continue
         number = numbers.get(entry.path)
         before = old.read(old.manifest.files[number]) if number is not None else b""
@@ -222,7 +241,7 @@ def from_bases(
     for other in bases(found, release):
         try:
             old = Source.from_chunks(other.manifest.sha256, manifest_of(other), get)
-            one = delta(old, new)
+            one = delta(old, new, release.profile)
         except EdgeError:
             continue
         if one is not None:

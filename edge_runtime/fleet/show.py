@@ -113,7 +113,7 @@ def _state(device: Device) -> Text:
 
 
 def _accelerator(found: Accelerator | None) -> Text:
-    """What was requested, where something else runs; a reason where it is worse."""
+    """What runs; where that is worse than it should be, why, and what was requested."""
     text = _cell()
     if found is None:
         return text
@@ -121,7 +121,7 @@ def _accelerator(found: Accelerator | None) -> Text:
         text.append("DEGRADED ", "bold red")
     text.append(plain(f"{found.variant}: {found.actual}", CELL))
     if found.degraded:
-        text.append(plain(f"; {found.requested} was requested; {found.degraded}", CELL))
+        text.append(plain(f"; {found.degraded}; {found.requested} was requested", CELL))
     return _cropped(text)
 
 
@@ -156,7 +156,8 @@ def releases_table(catalog: Catalog, signed: Mapping[str, str] | None = None) ->
 def publication(made: Publication) -> str:
     """What publishing did, in two lines."""
     r = made.release
-    total = f"{size(made.sent_bytes + made.skipped_bytes)} for {r.profile}"
+    profiles = ", ".join(release.profile for release in made.releases)
+    total = f"{size(made.sent_bytes + made.skipped_bytes)} for {profiles}"
     sent = f"{made.sent_chunks} chunks sent, {size(made.sent_bytes)}"
     skipped = f"{made.skipped_chunks} were there already, {size(made.skipped_bytes)}"
     word = "published again" if made.again else "published"

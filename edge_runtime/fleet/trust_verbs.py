@@ -27,7 +27,12 @@ from edge_runtime.fleet.outcome import Outcome
 from edge_runtime.fleet.reach import UsageError
 from edge_runtime.fleet.repository import is_signed, read_catalog
 from edge_runtime.fleet.settings import ROLES
-from edge_runtime.fleet.signed_publish import demand_complete, publish_signed, sign_bundle
+from edge_runtime.fleet.signed_publish import (
+    SignedRelease,
+    demand_complete,
+    publish_signed,
+    sign_bundle,
+)
 from edge_runtime.fleet.takeover import take_over
 from edge_runtime.fleet.upload import Upload, retire, upload
 from edge_runtime.link.config import BrokerConfig
@@ -108,7 +113,7 @@ def publish(arguments: argparse.Namespace) -> int:
         _say_notes(made.outcome)
         demand_complete(made)
         words: dict[str, Json] = {"uploaded": False}
-        text = f"{_signed_text(made.again)} {made.release.file} in {made_by.tree.folder}"
+        text = f"{_signed_text(made)} in {made_by.tree.folder}"
         with _uploading(arguments) as connection:
             if connection is not None:
                 with talk.bar(f"publishing {arguments.bundle}") as bar:
@@ -121,8 +126,9 @@ def publish(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _signed_text(again: bool) -> str:
-    return "signed already:" if again else "signed"
+def _signed_text(made: SignedRelease) -> str:
+    files = ", ".join(release.file for release in made.releases)
+    return f"{'signed already:' if made.again else 'signed'} {files}"
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -179,7 +185,7 @@ def sign(arguments: argparse.Namespace) -> int:
             with talk.busy(f"signing {arguments.bundle}"):
                 made = sign_bundle(made_by, reader, force=arguments.force)
             outcome, words = made.outcome, made.as_json()
-            text = f"{_signed_text(made.again)} {made.release.file}"
+            text = _signed_text(made)
         else:
             merged = [made_by.merge(_read_staged(path), str(path)) for path in arguments.merge]
             signed = merged or list(made_by.sign())

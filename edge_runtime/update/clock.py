@@ -117,7 +117,7 @@ class Clock:
         self._path = path
         self._readings = readings or Machine()
         self._made_s = made_s
-        self._floor = _load(path)
+        self._floor = load_floor(path)
 
     def now_s(self, root_signed_s: float = 0.0, keys: Collection[str] = ()) -> float:
         """Trusted time now, Unix seconds.
@@ -160,8 +160,8 @@ class Clock:
         return max(self._readings.uptime_s() - floor.uptime_s, 0.0)
 
 
-def _load(path: Path) -> Floor | None:
-    """A floor that cannot be read is none: the board still has the others."""
+def load_floor(path: Path) -> Floor | None:
+    """The floor on disk. One that cannot be read is none: the board still has the others."""
     try:
         with open(path, "rb") as file:
             return _from_bytes(file.read(MAX_FLOOR_BYTES + 1), str(path))

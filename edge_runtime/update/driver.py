@@ -97,7 +97,7 @@ class Driver:
         self._policy = policy or Policy()
         self._random = random or Random()
         self._notices = Notices(host, self._policy)
-        self._ledger = Ledger(state, self.store, self._policy, self._notices, free_bytes)
+        self._ledger = Ledger(state, self.store, profile, self._policy, self._notices, free_bytes)
         self._fetcher = Fetcher(self.store, transport, self._policy, self._random)
         self._intake = Intake(
             self.store, self._ledger.slots, self._fetcher, profile, self._ledger.make_room
@@ -247,7 +247,12 @@ class Driver:
     def _settle(self) -> None:
         """Events until nothing is left to do; then journal and report what is left to say."""
         while True:
-            event = self._events.popleft() if self._events else reconcile.next_event(self._record)
+            lacking = self._ledger.lacking
+            event = (
+                self._events.popleft()
+                if self._events
+                else reconcile.next_event(self._record, lacking=lacking)
+            )
             if event is None:
                 break
             self._handle(event)
@@ -301,10 +306,18 @@ class Driver:
                 self._notices.warn("install-ignored", text)
             else:
                 self._intake.ingest(reader, release)
-                self._look_again()
+                self._hand_over(release)
             return
         self._intake.ingest(reader, release)
         self._take(Desired(revision=0, release=release, attempt=attempt), local=True)
+        self._hand_over(release)
+
+    def _hand_over(self, release: Release) -> None:
+        """What is still being fetched of `release` is here now: nobody need send it any more."""
+        if self._record.state is State.FETCHING and self._candidate() == release.ref:
+            self._attempt(self._fetch)
+        else:
+            self._look_again()
 
     def _take(self, desired: Desired, *, local: bool) -> None:
         """Goes to disk with the event that it causes, or at the end of this input."""
@@ -420,11 +433,13 @@ class Driver:
         elif r.active is not None and self._restarts.due_s is None:
             too_often = self._restarts.failed(self._now_s)
             damage = self._ledger.damage(r.active)
+            lacks = self._ledger.lacks(r.active) is not None
             r = self._ledger.forget_lost_previous()
             if damage is not None:
                 self._events.append(on.Condemned(damage, refuse=False))
             elif r.previous is not None and (too_often or not r.good):
-                self._events.append(on.Condemned(reason))
+                # What another variant would do is not known while its files are missing.
+                self._events.append(on.Condemned(reason, refuse=not lacks))
             else:  # Nothing to go back to, or not yet: try again, ever more slowly.
                 self._events.append(on.Crashed(reason))
 

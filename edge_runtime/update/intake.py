@@ -2,8 +2,9 @@
 
 The steps, in order, each resumable because the store is the progress: 1. `fetch_manifest`;
 2. `keep_manifest`, held to the digest that the desired state names; 3. `fetch`, if the bundle is
-for this device and the disk has room; 4. `verify`. Errors say which kind of failure it is and go
-up: the lifecycle knows what they mean.
+for this device and the disk has room; 4. `verify`. Of a bundle for several boards only the files of
+the variants that fit this one are fetched, verified and kept. Errors say which kind of failure it
+is and go up: the lifecycle knows what they mean.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ class Intake:
                 f"manifest {candidate.manifest_sha256}: is of {manifest.name} {manifest.version}, "
                 f"the desired state calls it {candidate.name} {candidate.version}"
             )
-        self._profile.fits(manifest)
-        needed = sum(chunk.size_bytes for chunk in self._store.missing(manifest.files))
+        entries = self._needed(manifest)
+        needed = sum(chunk.size_bytes for chunk in self._store.missing(entries))
         lacking = self._make_room(needed) if needed else 0
         if lacking:
             raise DeviceError(
@@ -107,14 +108,21 @@ class Intake:
                 f"margin kept, the disk lacks {lacking}"
             )
         new = Slot(candidate.manifest_sha256, manifest)
-        self._fetcher.begin(manifest.files, now_s, self._rebuild(new, deltas) if needed else None)
+        rebuild = self._rebuild(new, entries, deltas) if needed else None
+        self._fetcher.begin(entries, now_s, rebuild)
 
-    def _rebuild(self, new: Slot, deltas: Sequence[DeltaRef]) -> Rebuild | None:
+    def _needed(self, manifest: Manifest) -> tuple[FileEntry, ...]:
+        """The files that this device needs. Raises IncompatibleError: the bundle is not for it."""
+        return manifest.files_of(self._profile.fits(manifest))
+
+    def _rebuild(
+        self, new: Slot, entries: Sequence[FileEntry], deltas: Sequence[DeltaRef]
+    ) -> Rebuild | None:
         for ref in deltas:
             try:
                 if self._slots.damage(ref.base_sha256) is None:
                     old = Manifest.from_bytes(self._slots.read(ref.base_sha256))
-                    return Rebuild(self._store, Slot(ref.base_sha256, old), new, ref)
+                    return Rebuild(self._store, Slot(ref.base_sha256, old), new, ref, entries)
             except EdgeError:  # Unreadable just now: then there is no way from it.
                 continue
         return None
@@ -124,12 +132,13 @@ class Intake:
 
         Raises:
             UntrustedError: the manifest is at odds with itself.
+            IncompatibleError: the bundle is not for this device any more.
             DeviceError: a chunk was lost or spoiled; it is removed, to be fetched again.
         """
         digest = candidate.manifest_sha256
         reader = StoreReader(self._store, self._slots.read(digest))
         bundle = verify(reader, manifest_sha256=digest, files=False)
-        for entry in bundle.manifest.files:
+        for entry in self._needed(bundle.manifest):
             self._store.prove(entry, bundle.where)
 
     def release_of(self, reader: Reader) -> Release:
@@ -150,20 +159,24 @@ class Intake:
         chunks = tuple(Chunk(sha256_hex(piece), len(piece)) for piece in pieces)
         entry = FileEntry(MANIFEST_NAME, len(data), sha256_hex(data), chunks)
         m = manifest
-        return Release(m.name, m.version, m.profile, m.size_bytes, entry)
+        files = m.files_of(m.variants_for(self._profile.name))
+        size_bytes = sum(file.size_bytes for file in files)
+        return Release(m.name, m.version, self._profile.name, size_bytes, entry)
 
     def ingest(self, reader: Reader, release: Release) -> None:
-        """Put everything of a local bundle into the store, so that nothing need be fetched.
+        """Put what is needed of a local bundle into the store, so that nothing need be fetched.
 
         Raises:
             UntrustedError: it changed, or differs from its manifest.
+            IncompatibleError: it is not for this device.
             DeviceError: the disk is full or failing.
         """
         data = reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
         release.manifest.check(data, reader.where)
         manifest = Manifest.from_bytes(data)
-        lacking = self._make_room(manifest.size_bytes)
+        entries = self._needed(manifest)
+        lacking = self._make_room(sum(entry.size_bytes for entry in entries))
         if lacking:
             raise DeviceError(f"{reader.where}: the disk lacks {lacking} bytes to install it")
-        self._store.ingest(reader, manifest)
+        self._store.ingest(reader, entries)
         self._slots.put(data)

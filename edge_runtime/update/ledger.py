@@ -17,9 +17,10 @@ from edge_runtime.bundle import durable
 from edge_runtime.bundle.store import ChunkStore
 from edge_runtime.errors import DeviceError, EdgeError
 from edge_runtime.messages.fleet import BundleRef
+from edge_runtime.profile import DeviceProfile
 from edge_runtime.update import reconcile
 from edge_runtime.update.journal import Journal
-from edge_runtime.update.lifecycle import Action, Event, State
+from edge_runtime.update.lifecycle import Action, Activated, Condemned, Event, State, Unwanted
 from edge_runtime.update.notices import Notices
 from edge_runtime.update.policy import Policy
 from edge_runtime.update.record import Record, advance
@@ -34,6 +35,9 @@ TRIED = frozenset({State.VERIFYING, State.TESTING, State.ACTIVATING, State.TRIAL
 class Ledger:
     """Of one device, in the folder `state`. `unsaved`: `record` is newer than the disk.
 
+    `lacking`: the active bundle serves without files that the profile asks for. It is found out at
+    a start and after a rollback, and not journaled: the disk knows.
+
     Raises:
         DeviceError: the folder cannot be used at all.
     """
@@ -42,13 +46,14 @@ class Ledger:
         self,
         state: Path,
         store: ChunkStore,
+        profile: DeviceProfile,
         policy: Policy,
         notices: Notices,
         free_bytes: Callable[[Path], int] | None = None,
     ) -> None:
         self.record = Record()
-        self.unsaved = False
-        self.slots = Slots(state / "manifests", store)
+        self.unsaved = self.lacking = False
+        self.slots = Slots(state / "manifests", store, profile)
         self._journal = Journal(state / "journal.json")
         self._folder = state
         self._policy = policy
@@ -66,6 +71,7 @@ class Ledger:
             self._advance(event)
         if self.record.state in TRIED:
             self.record = dataclasses.replace(self.record, boots=self.record.boots + 1)
+        self._look_for_files()
 
     def handle(self, event: Event) -> tuple[Action, ...]:
         """The record after `event`, saved, and what is to be done now.
@@ -76,7 +82,19 @@ class Ledger:
         before, actions = self.record, self._advance(event, told=False)
         self.save()
         self._notices.transition(event, before, self.record)
+        if isinstance(event, Activated | Unwanted):
+            self.lacking = False
+        elif isinstance(event, Condemned):
+            self._look_for_files()
         return actions
+
+    def _look_for_files(self) -> None:
+        """Whether the active bundle lacks any; the operator hears of it."""
+        active = self.record.active
+        lost = self.lacks(active) if active is not None else None
+        self.lacking = lost is not None
+        if lost is not None:
+            self._notices.warn("files-missing", f"{lost}; it serves without them")
 
     def _advance(self, event: Event, *, told: bool = True) -> tuple[Action, ...]:
         before = self.record
@@ -106,6 +124,10 @@ class Ledger:
     def damage(self, bundle: BundleRef) -> str | None:
         """What keeps an installed bundle from being used, or None."""
         return self.slots.damage(bundle.manifest_sha256)
+
+    def lacks(self, bundle: BundleRef) -> str | None:
+        """What is missing of an installed bundle that can be used without it, or None."""
+        return self.slots.lacks(bundle.manifest_sha256)
 
     def forget_lost_previous(self) -> Record:
         """The record without a bundle to fall back on that is damaged."""

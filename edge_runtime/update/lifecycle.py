@@ -54,7 +54,10 @@ class Booted:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The desired state names a bundle that is neither active, nor under way, nor refused."""
+    """The desired state names a bundle that is neither active, nor under way, nor refused.
+
+    Or it is active and lacks files that the profile asks for now: then it is brought in again.
+    """
 
     candidate: BundleRef
 

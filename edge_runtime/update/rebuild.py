@@ -8,6 +8,7 @@ be rebuilt is fetched as it is. One chunk is in memory at a time, beside the pie
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edge_runtime.bundle.delta import (
@@ -37,14 +38,20 @@ class Slot:
 class Rebuild:
     """The way from the bundle `old`, which is in `store`, to `new`, as far as `ref` knows it.
 
+    Only chunks of the files `entries` of `new` are asked for and made: a delta may know the way to
+    files of other boards as well, whose old bytes are not here.
+
     `made` counts the chunks that came of it, `failed` the differences that gave something else.
     """
 
-    def __init__(self, store: ChunkStore, old: Slot, new: Slot, ref: DeltaRef) -> None:
+    def __init__(
+        self, store: ChunkStore, old: Slot, new: Slot, ref: DeltaRef, entries: Iterable[FileEntry]
+    ) -> None:
         self._store = store
         self._base_sha256 = old.sha256
         self._manifest_sha256 = new.sha256
         self._news = news(old.manifest, new.manifest)
+        self._needed = {chunk.sha256 for entry in entries for chunk in entry.chunks}
         self._old = OldFiles(old.manifest, store.read)
         self._pieces: dict[str, Piece] = {}
         self.index: FileEntry = ref.index
@@ -68,7 +75,7 @@ class Rebuild:
             raise UntrustedError(
                 f"delta index: names a chunk past the {len(self._news)} that are new"
             )
-        lacking = {chunk.sha256 for chunk in self._news if not self._store.has(chunk.sha256)}
+        lacking = {chunk.sha256 for chunk in self._news if self._lacks(chunk)}
         self._pieces = {
             piece.blob.sha256: piece
             for piece in index.pieces
@@ -95,7 +102,7 @@ class Rebuild:
             except UntrustedError:  # Where the next one begins is not known: leave the rest.
                 self.failed += 1
                 break
-            if one.coded and not self._store.has(chunk.sha256) and self._restore(one, chunk):
+            if one.coded and self._lacks(chunk) and self._restore(one, chunk):
                 stored.append(chunk.sha256)
         self.made += len(stored)
         return stored
@@ -117,6 +124,10 @@ class Rebuild:
         except UntrustedError:
             self.failed += 1
             return False
+
+    def _lacks(self, chunk: Chunk) -> bool:
+        """Whether it is needed and not here."""
+        return chunk.sha256 in self._needed and not self._store.has(chunk.sha256)
 
     def _made(self, piece: Piece) -> tuple[Chunk, ...]:
         return self._news[piece.first : piece.first + piece.count]

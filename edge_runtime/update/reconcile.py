@@ -27,8 +27,13 @@ MAX_ATTEMPTS = 1000
 """By which one desired state may raise the attempt."""
 
 
-def next_event(record: Record) -> Event | None:
-    """What must happen for `record` to become what it desires; None where nothing must."""
+def next_event(record: Record, *, lacking: bool = False) -> Event | None:
+    """What must happen for `record` to become what it desires; None where nothing must.
+
+    Args:
+        lacking: the active bundle serves without files that this board's profile asks for: where
+            it is the desired one, it is brought in once more.
+    """
     if record.state is State.ACTIVATING:  # A swap is finished before anything else.
         return None
     event: Event | None = None
@@ -36,14 +41,15 @@ def next_event(record: Record) -> Event | None:
         if record.active or record.previous or record.candidate:
             event = Unwanted()
     elif record.desired is not None and record.desired.release is not None:
-        event = _towards(record, record.desired.release.ref)
+        event = _towards(record, record.desired.release.ref, lacking)
     if event is None and record.state is State.IDLE and record.active and not record.good:
         event = TrialResumed()
     return event
 
 
-def _towards(record: Record, wanted: BundleRef) -> Event | None:
-    if record.active is not None and record.active.manifest_sha256 == wanted.manifest_sha256:
+def _towards(record: Record, wanted: BundleRef, lacking: bool) -> Event | None:
+    active = record.active.manifest_sha256 if record.active is not None else None
+    if active == wanted.manifest_sha256 and not lacking:
         return Withdrawn() if record.state in UNDER_WAY else None
     refusal = standing_refusal(record)
     if refusal is not None:

@@ -129,8 +129,9 @@ def _promote(r: Record, update_s: float) -> Record:
     """Candidate to active. Only a bundle that proved itself is kept to fall back on."""
     if r.candidate is None:
         raise RuntimeError("a bundle was activated that is no candidate")
-    previous = r.active if r.good else r.previous
     digest = r.candidate.manifest_sha256
+    again = r.active is not None and r.active.manifest_sha256 == digest
+    previous = r.active if r.good and not again else r.previous
     return dataclasses.replace(
         r,
         active=r.candidate,

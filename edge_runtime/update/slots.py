@@ -2,7 +2,13 @@
 
 A slot is nothing but a manifest; its files are chunks in the store, shared between slots. Which
 slot is active, previous or candidate stands in the journal. This module keeps manifests, says
-whether a slot is whole, and removes what no slot needs.
+whether a slot can be used, and removes what no slot needs.
+
+A bundle may have variants for several boards. A slot needs the files of the variants that fit this
+board's profile, and those that belong to no variant; the others are never looked for. It can be
+used with one fitting variant; where files of another are missing, it lacks something, which is
+worth a fetch and no reason to stop serving. So it is after an update of the agent whose profile has
+a new engine.
 
 Which manifest came last is told by the files' times, which count instead of telling a time: each
 one put here is a second later than the latest, whatever the clock of a board without one says.
@@ -15,14 +21,16 @@ import logging
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from edge_runtime.bundle import durable
-from edge_runtime.bundle.files import SHA256, sha256_hex
+from edge_runtime.bundle.files import SHA256, FileEntry, sha256_hex
 from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES, Manifest
 from edge_runtime.bundle.store import ChunkStore
-from edge_runtime.errors import DeviceError, EdgeError
+from edge_runtime.errors import DeviceError, EdgeError, IncompatibleError
 from edge_runtime.messages.fleet import BundleRef
+from edge_runtime.profile import DeviceProfile
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +42,17 @@ class _Passing(DeviceError):
 class Slots:
     """The folder of manifests, made if need be.
 
+    Args:
+        profile: the board. Which tasks are allowed is asked before a bundle is fetched, not here.
+
     Raises:
         DeviceError: the folder cannot be made.
     """
 
-    def __init__(self, root: Path, store: ChunkStore) -> None:
+    def __init__(self, root: Path, store: ChunkStore, profile: DeviceProfile) -> None:
         self.root = root
         self._store = store
+        self._profile = replace(profile, tasks=())
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as reason:
@@ -96,24 +108,46 @@ class Slots:
         return True
 
     def damage(self, manifest_sha256: str) -> str | None:
-        """What keeps the slot from being used, or None where it is whole.
+        """What keeps the slot from being used, or None where a variant of it can run.
 
         Chunks are looked for, not read: whoever loads the bundle checks every digest. What cannot
         be read for a passing reason is no damage: a good bundle must not be given up for it.
         """
         try:
             manifest = Manifest.from_bytes(self.read(manifest_sha256))
+            variants = self._profile.fits(manifest)
         except _Passing:
             return None
         except EdgeError as reason:
             return str(reason)
-        missing = self._store.missing(manifest.files)
-        if missing:
-            return f"bundle {manifest.name} {manifest.version}: {len(missing)} chunks are lost"
-        return None
+        if any(not self._store.missing(manifest.files_of((v,))) for v in variants):
+            return None
+        missing = self._store.missing(manifest.files_of(variants))
+        return f"bundle {manifest.name} {manifest.version}: {len(missing)} chunks are lost"
+
+    def lacks(self, manifest_sha256: str) -> str | None:
+        """What is missing of a slot that can be used all the same, or None where nothing is.
+
+        What cannot be read, or has no variant for this board, lacks nothing: see `damage`.
+        """
+        try:
+            manifest = Manifest.from_bytes(self.read(manifest_sha256))
+            missing = self._store.missing(self._needed(manifest))
+        except EdgeError:
+            return None
+        if not missing:
+            return None
+        return (
+            f"bundle {manifest.name} {manifest.version}: {len(missing)} chunks of what profile "
+            f"{self._profile.name} can run are not here"
+        )
+
+    def _needed(self, manifest: Manifest) -> tuple[FileEntry, ...]:
+        """Raises IncompatibleError: no variant is for this board."""
+        return manifest.files_of(self._profile.fits(manifest))
 
     def whole(self) -> list[BundleRef]:
-        """Every bundle that is here completely, the latest installed first."""
+        """Every bundle that can be used, the latest installed first."""
         found = []
         try:
             listed = self._listed()
@@ -130,7 +164,7 @@ class Slots:
         return found
 
     def prune(self, keep: Iterable[str]) -> int:
-        """Remove the manifests that are not in `keep`, then the chunks that none of those needs.
+        """Remove the manifests that are not in `keep`, then the chunks that those do not need.
 
         Returns the bytes freed in the store. What a power cut left of a manifest that was being put
         goes as well. Manifests go first: one whose chunks are gone must
@@ -143,8 +177,12 @@ class Slots:
         kept = set(keep)
         chunks: set[str] = set()
         for digest in kept:
-            for entry in Manifest.from_bytes(self.read(digest)).files:
-                chunks.update(chunk.sha256 for chunk in entry.chunks)
+            manifest = Manifest.from_bytes(self.read(digest))
+            try:
+                needed = self._needed(manifest)
+            except IncompatibleError:  # It cannot run here any more: it needs nothing.
+                continue
+            chunks.update(chunk.sha256 for entry in needed for chunk in entry.chunks)
         try:
             for _, digest in self._listed():
                 if digest not in kept:

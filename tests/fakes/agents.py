@@ -137,10 +137,12 @@ def agent(
     serving: bool = True,
     settings: str = "",
     trust: str = 'trust = "none"\n',
+    device: str = DEVICE,
+    profile: str = "generic-x86_64",
 ) -> Iterator[Agent]:
     """A running agent, ended with the test; `settings` is more TOML, `trust` its first lines."""
     config = (
-        f'device_id = "{DEVICE}"\nprofile = "generic-x86_64"\nstate_dir = "state"\n'
+        f'device_id = "{device}"\nprofile = "{profile}"\nstate_dir = "state"\n'
         + trust
         + (f'[broker]\nurl = "{broker}"\n' if broker else "")
         + ("" if "[api]" in settings else "[api]\nport = 0\n")

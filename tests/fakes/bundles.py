@@ -108,6 +108,24 @@ def manifest_json(contents: Mapping[str, bytes] = FILES, **changed: Any) -> dict
     return value | changed
 
 
+BOARDS: Mapping[str, tuple[str, str, str]] = {
+    "pc-litert": ("generic-x86_64", "litert", "pc/model.tflite"),
+    "pc-ort": ("generic-x86_64", "onnxruntime", "pc/model.onnx"),
+    "pi-ort": ("raspberry-pi-5", "onnxruntime", "pi/model.onnx"),
+}
+"""Variants of a bundle for two boards: by id, for which one, the engine, the file."""
+
+
+def variants_for_boards() -> list[Any]:
+    """`BOARDS` as a manifest has them, for `changed["variants"]`."""
+    like = manifest_json()["variants"][0]
+    return [
+        {**like, "id": name, "backend": backend, "file": file, "profiles": [profile],
+         "needs": {}}
+        for name, (profile, backend, file) in BOARDS.items()
+    ]  # fmt: skip
+
+
 def manifest(contents: Mapping[str, bytes] = FILES, **changed: Any) -> Manifest:
     """The same, parsed."""
     return Manifest.from_bytes(json.dumps(manifest_json(contents, **changed)).encode())
@@ -123,6 +141,14 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return folder, made
+
+
+def write_for_boards(folder: Path, version: str = "1.0.0") -> tuple[Path, Manifest]:
+    """A bundle with the variants of `BOARDS` in `folder`, and its manifest."""
+    models = {file: noise(30_000, i) for i, (_, _, file) in enumerate(BOARDS.values())}
+    shared = {name: FILES[name] for name in ("tokenizer.json", "golden.safetensors", "empty.txt")}
+    variants = variants_for_boards()
+    return write_bundle(folder, {**shared, **models}, version=version, variants=variants)
 
 
 def folder_reader(folder: Path, **changed: Any) -> FolderReader:

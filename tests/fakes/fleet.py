@@ -2,11 +2,13 @@
 
 A device drives its update and reports with the agent's own code; only its workers are fake. Nothing
 moves until `Fleet.settle` (messages and answers, no time) or `Fleet.pass_time`. A device's
-host self-tests by verifying every byte, and keeps book of what served when.
+host self-tests by verifying every byte of the first fitting variant that is here, as a worker takes
+the next one where it cannot read a file, and keeps book of what served when.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +28,14 @@ from edge_runtime.link import BrokerConfig, Message
 from edge_runtime.link.memory import MemoryBroker
 from edge_runtime.messages.fleet import Accelerator, Desired, Release
 from edge_runtime.messages.topics import DELIVERY, Topics
-from edge_runtime.profile import load_profile
+from edge_runtime.profile import DeviceProfile, load_profile
 from edge_runtime.update.driver import Driver, Status
 from edge_runtime.update.policy import Policy
 from tests.fakes import bundles
 
 TOPICS = Topics()
 PROFILE = load_profile("generic-x86_64")
+PI = load_profile("raspberry-pi-5")
 ENGINE = Accelerator("fake", "CPU", "CPU")
 REPORT_S = 600.0
 QUICK = Policy(trial_s=60.0, chunk_timeout_s=10.0, chunk_tries=3, wait_s=30.0)
@@ -57,6 +60,17 @@ class Bundle:
     def _add(self, entry: FileEntry, data: bytes) -> None:
         for chunk, piece in entry.cut(data):
             self.chunks[chunk.sha256] = bytes(piece)
+
+    def for_board(self, profile: str) -> Bundle:
+        """The same bundle, as the release that boards of `profile` get."""
+        m, made = self.manifest, copy.copy(self)
+        size_bytes = sum(entry.size_bytes for entry in self.entries(profile))
+        made.release = Release(m.name, m.version, profile, size_bytes, self.release.manifest)
+        return made
+
+    def entries(self, profile: str) -> tuple[FileEntry, ...]:
+        """The files that boards of `profile` need."""
+        return self.manifest.files_of(self.manifest.variants_for(profile))
 
     where = "bundle in memory"
 
@@ -83,11 +97,20 @@ def bundle(version: str, *, backbone: int = 1, size: int = 600_000, **changed: J
     return Bundle(version, files, **changed)
 
 
+def for_boards(version: str, models: Mapping[str, bytes]) -> Bundle:
+    """A bundle for PROFILE and PI; `models` are the files that `bundles.BOARDS` names."""
+    shared = ("tokenizer.json", "golden.safetensors", "empty.txt")
+    files = {name: bundles.FILES[name] for name in shared} | {"head.txt": version.encode()}
+    return Bundle(version, {**files, **models}, variants=bundles.variants_for_boards())
+
+
 class FakeHost:
     """Workers without processes. Answers wait in `answers` until the device works them off."""
 
-    def __init__(self, state: Path, flaws: Flaws) -> None:
+    def __init__(self, state: Path, flaws: Flaws, profile: DeviceProfile) -> None:
         self._state = state
+        self._profile = profile
+        self.variant = ""
         self._flaws = flaws
         self._serving: str | None = None
         self.driver: Driver
@@ -180,10 +203,20 @@ class FakeHost:
         try:
             data = (self._state / "manifests" / f"{digest}.json").read_bytes()
             store = ChunkStore(self._state / "chunks")
-            verify(StoreReader(store, data), manifest_sha256=digest)
+            bundle = verify(StoreReader(store, data), manifest_sha256=digest, files=False)
+            faults = []
+            for variant in self._profile.fits(bundle.manifest):
+                try:
+                    for entry in bundle.manifest.files_of((variant,)):
+                        bundle.read(entry.path)
+                except EdgeError as reason:
+                    faults.append(str(reason))
+                else:
+                    self.variant = variant.id
+                    return ""
         except (OSError, EdgeError) as reason:
             return str(reason)
-        return ""
+        return "; ".join(faults)
 
 
 class Calls(list[str]):
@@ -213,10 +246,14 @@ class Flaws:
 
 
 class Device:
-    """One device; its folder and its flaws outlive `power_cut`, all else does not."""
+    """One device; its folder and its flaws outlive `power_cut`, all else does not.
 
-    def __init__(self, fleet: Fleet, name: str, policy: Policy) -> None:
+    `profile` may be changed while it is off: an update of the agent brought another.
+    """
+
+    def __init__(self, fleet: Fleet, name: str, policy: Policy, profile: DeviceProfile) -> None:
         self.fleet = fleet
+        self.profile = profile
         self.name = name
         self.state = fleet.folder / name
         self.flaws = Flaws()
@@ -232,21 +269,21 @@ class Device:
         self.wanted: set[str] = set()
         config = AgentConfig(
             device_id=self.name,
-            profile=PROFILE.name,
+            profile=self.profile.name,
             state_dir=self.state,
             trust="none",
             broker=BrokerConfig("memory", 1883),
             telemetry=TelemetryConfig(interval_s=REPORT_S),
         )
-        self.reporting = Reporting(config, PROFILE.name, "0", self.fleet.now_s)
-        self.host = FakeHost(self.state, self.flaws)
+        self.reporting = Reporting(config, self.profile, "0", self.fleet.now_s)
+        self.host = FakeHost(self.state, self.flaws, self.profile)
         self.link = self.fleet.broker.link(
             self.name, self._on_message, self._on_connection, will=self.reporting.will
         )
         self.reporting.link = self.link
         self.driver = Driver(
             self.state,
-            PROFILE,
+            self.profile,
             self,
             self.host,
             self.policy,
@@ -348,9 +385,9 @@ class Fleet:
         self._operator.start()
         self._revision = 0
 
-    def add(self, name: str, policy: Policy = QUICK) -> Device:
+    def add(self, name: str, policy: Policy = QUICK, profile: DeviceProfile = PROFILE) -> Device:
         """A new device, powered on."""
-        device = Device(self, name, policy)
+        device = Device(self, name, policy, profile)
         self.devices.append(device)
         return device
 

@@ -185,7 +185,7 @@ def _install(path: Path, state: Path) -> None:
     try:
         reader = open_bundle(path)
         manifest = Manifest.from_bytes(reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES))
-        ChunkStore(state / "chunks").ingest(reader, manifest)
+        ChunkStore(state / "chunks").ingest(reader, manifest.files)
     except EdgeError:
         pass  # It is verified all the same.
     verify(open_bundle(path))

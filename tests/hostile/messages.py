@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from edge_runtime.bundle.delta import MAX_INDEX_BYTES
 from edge_runtime.errors import IncompatibleError, InputError, UntrustedError
 from edge_runtime.messages.fleet import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from edge_runtime.messages.worker import MAX_FRAME_BYTES
+from tests.fakes.messages import FAILED
 from tests.hostile.attack import TRICKS, Attack, changed, dumped, many_keys, on_json, without
 from tests.hostile.parsers import FLEET
 from tests.hostile.sound import json_of, telemetry
@@ -176,9 +179,19 @@ def _frames() -> Iterator[Attack]:
         ("an id without end", {"kind": "Answer", "id": "x" * 300}, "300 characters"),
         ("results of numbers", {"kind": "Answer", "id": "1", "results": [1]}, "an object"),
         ("more than may be given", {"kind": "Need", "name": "x", "max_bytes": 1 << 40}, "is"),
+        ("another fault", {"kind": "Tried", "report": report(fault="bored")}, "is 'bored'"),
+        ("more than all", {"kind": "Tried", "report": report(share=1.5)}, "share is 1.5"),
+        ("65 left", {"kind": "Tried", "report": report(), "left": ["x"] * 65}, "65 entries"),
+        ("9 kinds off", {"kind": "Tried", "report": report(off=["x"] * 9)}, "9 entries"),
+        ("a stage without end", {"kind": "Stage", "name": "x" * 300}, "300 characters"),
         ("another outcome", {"kind": "Verdict", "outcome": "fine"}, "outcome is 'fine'"),
     ):
         yield attack(name, lambda value=value: _framed(dumped(value)), says)  # type: ignore[misc]
+
+
+def report(**changed: Any) -> dict[str, Any]:
+    """A sound report of a self-test but for what is `changed`."""
+    return dataclasses.asdict(FAILED) | changed
 
 
 def _entries() -> Iterator[Attack]:

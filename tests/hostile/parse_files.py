@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.errors import EdgeError, InputError
+from tests.hostile.parse_bundles import board
 from tests.hostile.promises import check_sentence, demand, scratch
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def slot(data: bytes) -> object:
     folder = scratch("manifests")
     for old in folder.iterdir():
         old.unlink()
-    slots = Slots(folder, ChunkStore(scratch("chunks")))
+    slots = Slots(folder, ChunkStore(scratch("chunks")), board())
     digest, other = sha256_hex(data), "ab" * 32
     (folder / f"{digest}.json").write_bytes(data)
     (folder / f"{other}.json").write_bytes(data)

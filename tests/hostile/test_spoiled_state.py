@@ -13,6 +13,7 @@ from edge_runtime.bundle import durable
 from edge_runtime.bundle.files import Chunk, sha256_hex
 from edge_runtime.bundle.store import ChunkStore
 from edge_runtime.errors import EdgeError
+from edge_runtime.profile import load_profile
 from edge_runtime.telemetry.spool import Spool
 from edge_runtime.update.clock import Clock
 from edge_runtime.update.journal import Journal
@@ -53,7 +54,7 @@ def _spool(state: Path) -> None:
 
 
 def _slots(state: Path) -> None:
-    slots = Slots(state, ChunkStore(state / "chunks"))
+    slots = Slots(state, ChunkStore(state / "chunks"), load_profile("generic-x86_64"))
     assert slots.whole() == []
     assert slots.damage(DIGEST)
     with contextlib.suppress(EdgeError):

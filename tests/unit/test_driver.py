@@ -52,7 +52,7 @@ def test_the_driver_loads_no_numpy_and_no_runtime() -> None:
 
 
 def test_a_driver_that_was_not_started_takes_no_input(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path, Flaws())
+    host = FakeHost(tmp_path, Flaws(), PROFILE)
     fleet = Fleet(tmp_path)
     driver = Driver(tmp_path, PROFILE, fleet.add("a"), host)
     with pytest.raises(RuntimeError, match="not started"):
@@ -309,7 +309,7 @@ def test_whatever_goes_through_a_whole_bundle_gives_a_sign_with_every_chunk(
         nonlocal pulses
         pulses += 1
 
-    host = FakeHost(tmp_path, Flaws())
+    host = FakeHost(tmp_path, Flaws(), PROFILE)
     driver = Driver(tmp_path / "state", PROFILE, fleet.add("a"), host, pulse=pulse)
     driver.start(0.0)
     large = bundle("1.0.0", size=3_000_000)

@@ -16,7 +16,13 @@ from tests.fakes.messages import RELEASE
 from tests.fakes.operators import ESCAPES, IDLE, TOPICS, keep, operator
 
 X86 = RELEASE
-PI = dataclasses.replace(RELEASE, profile="raspberry-pi-5")
+PI = dataclasses.replace(
+    RELEASE,
+    profile="raspberry-pi-5",
+    manifest=dataclasses.replace(RELEASE.manifest, sha256="cd" * 32),
+)
+SAME = dataclasses.replace(RELEASE, profile="raspberry-pi-5")
+"""Of the bundle of X86, which is made for both."""
 NEW = Device("new")
 
 
@@ -47,6 +53,26 @@ def test_each_device_gets_the_release_of_its_profile() -> None:
 
 def test_the_profile_that_the_operator_names_is_for_all() -> None:
     assert chosen(published(X86, PI), D2, D1, NEW, profile="generic-x86_64") == (X86,) * 3
+
+
+def test_a_bundle_for_several_boards_reaches_each_by_its_own_release() -> None:
+    broker = published(X86, SAME)
+    assert chosen(broker, D2, D1) == (SAME, X86)
+    assert chosen(broker, D2, NEW, D1) == (SAME, X86, X86)
+    assert chosen(broker, D2, D1, profile="generic-x86_64") == (SAME, X86)
+    jetson = device("d3", "jetson")
+    with pytest.raises(InputError, match="but d3 has profile jetson; nothing was deployed"):
+        chosen(broker, D1, jetson)
+
+
+def test_a_bundle_for_several_boards_beside_another_one_is_not_the_only_one() -> None:
+    third = dataclasses.replace(PI, profile="imx93")
+    with pytest.raises(InputError, match="new never reported a profile"):
+        chosen(published(X86, SAME, third), NEW)
+    broker = published(X86, SAME)
+    keep(broker, TOPICS.metadata("demo@1.0.0@imx93.json"), b"{")
+    with pytest.raises(InputError, match="new never reported a profile"):
+        chosen(broker, NEW)
 
 
 @pytest.mark.parametrize("silent", [NEW, device("new", ""), Device("new", unreadable=("x",))])

@@ -26,7 +26,7 @@ from edge_runtime.messages.fleet import (
     Online,
     to_bytes,
 )
-from tests.fakes.bundles import FILES, noise, write_bundle
+from tests.fakes.bundles import FILES, noise, write_bundle, write_for_boards
 from tests.fakes.messages import ACCELERATOR, RELEASE, TELEMETRY
 from tests.fakes.operators import (
     ESCAPES,
@@ -275,6 +275,33 @@ def test_each_device_gets_the_bundle_that_is_made_for_it(
     ]  # fmt: skip
 
 
+def test_one_bundle_for_two_boards_reaches_both_in_one_go(
+    run: Run, broker: MemoryBroker, tmp_path: Path
+) -> None:
+    both, manifest = write_for_boards(tmp_path / "both")
+    code, out, _ = run("publish", both)
+    assert code == 0
+    assert " for generic-x86_64, raspberry-pi-5: " in out
+    x86, pi = FakeDevice(broker, "x86"), FakeDevice(broker, "pi")
+    other = FakeDevice(broker, "other")
+    pi.report(profile="raspberry-pi-5")
+    other.report(profile="jetson")
+    broker.pump()
+    command = ["deploy", "demo==1.0.0", "--device", "x86", "--device", "pi"]
+    code, out, err = run(*command, "--device", "other")
+    assert (code, out) == (1, "")
+    assert "for generic-x86_64, raspberry-pi-5, but other has profile jetson; nothing was" in err
+    broker.pump()
+    assert x86.seen == pi.seen == other.seen == []
+
+    code, out, _ = run(*command, "--wait", "9", "--json")
+    assert code == 0
+    assert [made["profile"] for made in value(out)["devices"]] == list(manifest.profiles)
+    assert [made["warnings"] for made in value(out)["devices"]] == [[], []]
+    wanted = {device.seen[-1].release.ref for device in (x86, pi) if device.seen[-1].release}
+    assert len(wanted) == 1
+
+
 def test_nothing_is_deployed_where_one_device_can_have_none(
     run: Run, broker: MemoryBroker, bundle: Path, tmp_path: Path
 ) -> None:
@@ -344,7 +371,7 @@ def test_status_says_what_runs_where_and_what_is_degraded(
     assert "nothing" in bad
     assert "refused demo 1.0.0: cosine 0.07 below 0.99" in bad
     assert served.split()[:4] == ["good", "no", "demo", "1.0.0"]
-    assert "DEGRADED litert-cpu: CPU; XNNPACK was requested; delegate missing" in served
+    assert "DEGRADED litert-cpu: CPU; delegate missing; XNNPACK was requested" in served
     assert "digest" in served
     assert "never seen" in new
     assert "not yet demo 1.0.0" in new

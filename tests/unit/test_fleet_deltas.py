@@ -11,7 +11,7 @@ from edge_runtime.bundle.files import MAX_CHUNK_BYTES, Chunk
 from edge_runtime.errors import TransferError
 from edge_runtime.fleet.deltas import Delta, Source, bases, delta
 from tests.fakes import bundles
-from tests.fakes.fleet import Bundle
+from tests.fakes.fleet import PROFILE, Bundle
 from tests.unit.test_delta import stepped
 from tests.unit.test_rebuild import NEW, OLD, source, version
 
@@ -32,7 +32,7 @@ def rebuilt(old: Bundle, new: Bundle, made: Delta) -> dict[str, bytes]:
 
 
 def test_a_delta_makes_the_chunks_of_the_new_bundle() -> None:
-    made = delta(source(OLD), source(NEW))
+    made = delta(source(OLD), source(NEW), PROFILE.name)
     assert made is not None
     found = rebuilt(OLD, NEW, made)
     assert all(NEW.chunks[digest] == data for digest, data in found.items())
@@ -47,7 +47,7 @@ def test_no_piece_is_larger_than_a_chunk_or_makes_too_many() -> None:
     up_by_one = weights.translate(bytes((n + 1) % 256 for n in range(256)))
     old = version("1.0.0", weights)
     new = version("1.1.0", stepped(weights[:900_000]) + up_by_one[900_000:])
-    made = delta(source(old), source(new))
+    made = delta(source(old), source(new), PROFILE.name)
     assert made is not None
     assert all(len(data) <= MAX_CHUNK_BYTES for _, data in made.blobs)
     index = DeltaIndex.from_bytes(made.blobs[-1][1])
@@ -58,7 +58,7 @@ def test_no_piece_is_larger_than_a_chunk_or_makes_too_many() -> None:
 def test_a_chunk_that_gains_nothing_stays_out() -> None:
     fresh = bundles.noise(200_000, 77)
     new = version("1.1.0", fresh + stepped(OLD.files["model.onnx"])[200_000:])
-    made = delta(source(OLD), source(new))
+    made = delta(source(OLD), source(new), PROFILE.name)
     assert made is not None
     found = rebuilt(OLD, new, made)
     inside = [c.sha256 for c in new.manifest.file("model.onnx").chunks[:2]]
@@ -70,31 +70,31 @@ def test_a_chunk_that_gains_nothing_stays_out() -> None:
 def test_weights_that_a_header_moved_are_still_found(header: bytes) -> None:
     old = version("1.0.0", b"header" + OLD.files["model.onnx"])
     new = version("1.1.0", header + stepped(OLD.files["model.onnx"]))
-    made = delta(source(old), source(new))
+    made = delta(source(old), source(new), PROFILE.name)
     assert made is not None
     assert made.wire_bytes < 0.3 * made.plain_bytes
 
 
 def test_other_weights_are_not_worth_a_delta() -> None:
     other = version("1.1.0", bundles.noise(700_000, 12))
-    assert delta(source(OLD), source(other)) is None
+    assert delta(source(OLD), source(other), PROFILE.name) is None
 
 
 def test_what_would_spare_less_than_a_round_trip_is_not_worth_it() -> None:
     model = OLD.files["model.onnx"]
     head = version("1.1.0", model[:-5000] + stepped(model[-5000:]))
     assert news(OLD.manifest, head.manifest)
-    assert delta(source(OLD), source(head)) is None
+    assert delta(source(OLD), source(head), PROFILE.name) is None
 
 
 def test_the_same_content_needs_no_delta() -> None:
-    assert delta(source(OLD), source(OLD)) is None
+    assert delta(source(OLD), source(OLD), PROFILE.name) is None
 
 
 def test_a_new_file_has_no_base_and_is_fetched() -> None:
     files = {"renamed.onnx": stepped(OLD.files["model.onnx"])}
     new = Bundle("1.1.0", {**OLD.files, **files})
-    assert delta(source(OLD), source(new)) is None
+    assert delta(source(OLD), source(new), PROFILE.name) is None
 
 
 def test_the_newest_others_of_the_same_name_and_profile_are_bases() -> None:

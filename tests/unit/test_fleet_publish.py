@@ -12,10 +12,12 @@ from edge_runtime.fleet import connection as module
 from edge_runtime.fleet.publish import Publication, publish
 from edge_runtime.fleet.repository import read_catalog, read_release
 from edge_runtime.link.memory import MemoryBroker
-from tests.fakes.bundles import write_bundle
-from tests.fakes.fleet import Bundle, bundle
+from tests.fakes.bundles import BOARDS, noise, write_bundle
+from tests.fakes.fleet import Bundle, bundle, for_boards
 from tests.fakes.operators import TOPICS, StrictBroker, keep, operator
 
+BOTH = for_boards("1.0.0", {file: noise(150_000, i) for i, (_, _, file) in
+                            enumerate(BOARDS.values())})  # fmt: skip
 KEY = ("demo", "1.0.0", "generic-x86_64")
 METADATA = TOPICS.metadata("demo@1.0.0@generic-x86_64.json")
 
@@ -227,6 +229,7 @@ def test_figures_for_scripts_are_complete(first: Bundle) -> None:
         "name": "demo",
         "version": "1.0.0",
         "profile": "generic-x86_64",
+        "profiles": ["generic-x86_64"],
         "size_bytes": first.manifest.size_bytes,
         "manifest_sha256": first.digest,
         "again": False,
@@ -237,3 +240,51 @@ def test_figures_for_scripts_are_complete(first: Bundle) -> None:
         "deltas": 0,
         "delta_bytes": 0,
     }
+
+
+# A bundle for several boards.
+
+
+def test_a_bundle_for_two_boards_has_a_release_for_each() -> None:
+    broker = MemoryBroker()
+    made = put(broker, BOTH)
+    assert [release.profile for release in made.releases] == ["generic-x86_64", "raspberry-pi-5"]
+    assert made.release == made.releases[0]
+    assert {release.ref for release in made.releases} == {BOTH.release.ref}
+    for release in made.releases:
+        assert release == BOTH.for_board(release.profile).release
+        with operator(broker) as connection:
+            assert read_release(connection, "demo", "1.0.0", release.profile) == release
+    pc_bytes, pi_bytes = (release.size_bytes for release in made.releases)
+    assert pc_bytes + pi_bytes > BOTH.manifest.size_bytes > max(pc_bytes, pi_bytes)
+    assert kept(broker) == BOTH.chunks
+    again = put(broker, BOTH)
+    assert (again.again, again.sent_chunks) == (True, 0)
+    value = again.as_json()
+    assert value["profiles"] == ["generic-x86_64", "raspberry-pi-5"]
+    assert value["size_bytes"] == BOTH.manifest.size_bytes
+
+
+def test_a_bundle_for_two_boards_takes_the_place_of_no_other(first: Bundle) -> None:
+    """Nor of that of the second board, and then nothing is sent at all."""
+    broker = MemoryBroker()
+    before = put(broker, bundle("1.0.0", profile="raspberry-pi-5"))
+    there = dict(broker.retained)
+    with pytest.raises(InputError, match=r"for raspberry-pi-5: .* another bundle under this name"):
+        put(broker, BOTH)
+    assert broker.retained == there
+    made = put(broker, BOTH, force=True)
+    assert made.releases[1] != before.release
+    with operator(broker) as connection:
+        found = read_release(connection, "demo", "1.0.0", "raspberry-pi-5")
+    assert found == made.releases[1]
+
+
+def test_after_a_cut_the_second_board_s_release_follows() -> None:
+    broker = MemoryBroker()
+    made = put(broker, BOTH)
+    second = TOPICS.metadata(made.releases[1].file)
+    del broker.retained[second]
+    again = put(broker, BOTH)
+    assert (again.again, again.sent_chunks) == (False, 0)
+    assert broker.retained[second].payload == made.releases[1].to_bytes()

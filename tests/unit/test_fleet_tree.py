@@ -13,7 +13,7 @@ from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.bundle.verify import VerifiedBundle, verify
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fleet.deltas import blobs_of
-from edge_runtime.fleet.publish import release_in
+from edge_runtime.fleet.publish import releases_in
 from edge_runtime.fleet.repository import is_role_file
 from edge_runtime.fleet.tree import MetadataFolder, Tree, role_file
 from edge_runtime.messages.fleet import Release
@@ -24,7 +24,7 @@ from tests.unit.test_delta import stepped
 
 def add(tree: Tree, folder: Path) -> tuple[Release, int]:
     found: VerifiedBundle = verify(FolderReader(folder))
-    release, manifest = release_in(found, FolderReader(folder))
+    (release,), manifest = releases_in(found, FolderReader(folder))
     return release, tree.add(found, release, manifest)
 
 

@@ -16,6 +16,7 @@ from edge_runtime.fleet.cli import main
 from edge_runtime.fleet.home import Home
 from edge_runtime.link.config import BrokerConfig
 from edge_runtime.link.memory import MemoryBroker
+from tests.fakes.bundles import write_for_boards
 from tests.fakes.operators import ESCAPES, TOPICS, clean, keep
 from tests.fakes.trusted import (
     DAY,
@@ -177,6 +178,32 @@ def test_publish_signs_and_sends(
     assert (told["again"], told["uploaded"], told["signed"]) == (True, True, True)
     assert (told["sent_chunks"], told["metadata_sent"]) == (0, [])
     assert {"name", "version", "profile", "manifest_sha256", "sent_bytes", "roles"} <= set(told)
+
+
+def test_a_bundle_for_two_boards_is_signed_for_each_and_revoked_for_one(
+    run: Run, home: Home, broker: MemoryBroker, tmp_path: Path
+) -> None:
+    both = write_for_boards(tmp_path / "both")[0]
+    of_pi = FILE.replace("generic-x86_64", "raspberry-pi-5")
+    code, out, err = run("publish", both, *PASS)
+    assert code == 0, err
+    assert " for generic-x86_64, raspberry-pi-5: " in out
+    client = Client.of(tmp_path / "client", home)
+    for read in (retained(broker), tree(home)):
+        signed = [client.target(read, file) for file in (FILE, of_pi)]
+        assert len({one.hashes["sha256"] for one in signed if one is not None}) == 1
+        assert None not in signed
+    assert value(run("publish", both, "--json"))["again"] is True
+    assert run("sign", both)[1].startswith(f"signed already: {FILE}, {of_pi}\n")
+    listed = run("releases")[1].splitlines()[1:]
+    assert [row.split()[2] for row in listed] == ["generic-x86_64", "raspberry-pi-5"]
+
+    kept = {topic for topic in broker.retained if TOPICS.chunk_of(topic)}
+    command = ["revoke", "demo==1.0.0", "--profile", "raspberry-pi-5"]
+    assert run(*command, *PASS)[1].splitlines()[0] == f"revoked {of_pi}"
+    assert {topic for topic in broker.retained if TOPICS.chunk_of(topic)} == kept
+    assert client.target(retained(broker), of_pi) is None
+    assert client.target(retained(broker), FILE) is not None
 
 
 def test_publish_to_the_folder_leaves_the_broker_alone(

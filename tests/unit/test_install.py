@@ -38,11 +38,12 @@ from edge_runtime.errors import (
 from edge_runtime.fields import encode_json
 from edge_runtime.link import BrokerConfig
 from edge_runtime.messages.fleet import Desired, Release
+from edge_runtime.profile import DeviceProfile
 from edge_runtime.update.journal import Journal
 from edge_runtime.update.lifecycle import State
 from edge_runtime.update.record import Record
-from tests.fakes.bundles import FILES, noise, write_bundle
-from tests.fakes.fleet import PROFILE, Device, Fleet
+from tests.fakes.bundles import FILES, noise, write_bundle, write_for_boards
+from tests.fakes.fleet import PI, PROFILE, Device, Fleet
 
 TOO_LONG = Path("/" + "x" * 300)
 LATIN = os.fsdecode(b"caf\xe9")
@@ -166,13 +167,32 @@ def test_a_bundle_is_looked_through_a_chunk_at_a_time_and_shows_that_it_gets_on(
     try:
         given = look_through(path, None, PROFILE, store, lambda: pulses.append(None))
         _, looked_bytes = tracemalloc.get_traced_memory()
-        store.ingest(given.reader, manifest)
+        store.ingest(given.reader, manifest.files)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert len(pulses) == sum(len(file.chunks) for file in manifest.files) > 40
     assert max(looked_bytes, peak_bytes) < 1 << 20
     assert store.missing(manifest.files) == []
+
+
+@pytest.mark.parametrize("board", [PROFILE, PI], ids=lambda one: one.name)
+def test_what_only_other_boards_run_need_not_be_on_the_stick(
+    tmp_path: Path, board: DeviceProfile
+) -> None:
+    folder, manifest = write_for_boards(tmp_path / "b")
+    needed = manifest.files_of(manifest.variants_for(board.name))
+    for entry in set(manifest.files) - set(needed):
+        (folder / entry.path).unlink()
+    pulses: list[None] = []
+    store = ChunkStore(tmp_path / "chunks")
+    given = look_through(folder, None, board, store, lambda: pulses.append(None))
+    assert len(pulses) == sum(len(entry.chunks) for entry in needed)
+    other = PI if board is PROFILE else PROFILE
+    with pytest.raises(UntrustedError, match=r"model.* is missing"):
+        look_through(folder, None, other, store)
+    store.ingest(given.reader, needed)
+    assert store.missing(needed) == []
 
 
 @pytest.mark.parametrize("shape", ["folder", "repository"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,8 @@ from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.files import Chunk, FileEntry
 from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES, UNKNOWN, Manifest, Quantization
 from edge_runtime.errors import InputError, UntrustedError
-from tests.fakes.bundles import FILES, manifest, manifest_json
+from tests.fakes.bundles import BOARDS, FILES, manifest, manifest_json
+from tests.fakes.fleet import for_boards
 
 
 def parse(value: object) -> Manifest:
@@ -105,3 +107,36 @@ def test_a_gigabyte_of_ordinary_chunks_nearly_fits() -> None:
     files = (*manifest().files, FileEntry("weights", len(chunks) * size, "ab" * 32, chunks))
     large = dataclasses.replace(manifest(), files=files)
     assert Manifest.from_bytes(large.to_bytes()) == large
+
+
+# Several boards.
+
+
+def test_a_board_needs_its_variants_files_and_those_that_are_no_variant_s() -> None:
+    m = for_boards("1.0.0", {file: file.encode() for _, _, file in BOARDS.values()}).manifest
+    assert m.profiles == ("generic-x86_64", "raspberry-pi-5")
+    assert [v.id for v in m.variants_for("generic-x86_64")] == ["pc-litert", "pc-ort"]
+    assert [v.id for v in m.variants_for("raspberry-pi-5")] == ["pi-ort"]
+    assert m.variants_for("jetson") == ()
+    shared = {"tokenizer.json", "golden.safetensors", "empty.txt", "head.txt"}
+    needed = {entry.path for entry in m.files_of(m.variants_for("raspberry-pi-5"))}
+    assert needed == shared | {"pi/model.onnx"}
+    assert {entry.path for entry in m.files_of(())} == shared
+    assert m.files_of(m.variants) == m.files
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"golden": {"file": "model.onnx", "cases": 1}},
+        {"golden": {"file": "golden.safetensors", "cases": 1, "raw": ["model.onnx"]}},
+        {"postprocess": [{"step": "softmax", "options": {"file": "model.onnx"}}]},
+    ],
+)
+def test_what_golden_vectors_and_steps_name_is_needed_by_every_board(
+    changed: dict[str, Any],
+) -> None:
+    """Also where a careless bundle gives it to a variant of other boards as well."""
+    m = manifest(**changed)
+    assert m.file("model.onnx") in m.files_of(m.variants[:1])
+    assert m.file("model.onnx") not in manifest().files_of(m.variants[:1])

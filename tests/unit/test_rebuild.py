@@ -20,7 +20,7 @@ from edge_runtime.update.fetching import Fetcher
 from edge_runtime.update.policy import Policy
 from edge_runtime.update.rebuild import Rebuild, Slot
 from tests.fakes import bundles
-from tests.fakes.fleet import Bundle
+from tests.fakes.fleet import PI, PROFILE, Bundle, for_boards
 from tests.unit.test_delta import stepped
 
 POLICY = Policy(window=4, chunk_timeout_s=10.0, chunk_timeout_max_s=40.0, chunk_tries=3)
@@ -39,7 +39,7 @@ NEW = version("1.1.0", stepped(OLD.files["model.onnx"]))
 
 
 def made(old: Bundle = OLD, new: Bundle = NEW) -> Delta:
-    found = delta(source(old), source(new))
+    found = delta(source(old), source(new), PROFILE.name)
     assert found is not None
     return found
 
@@ -89,7 +89,7 @@ class Board:
 
     def __init__(self, folder: Path, way: Delta, *blobs: dict[str, bytes]) -> None:
         self.store = ChunkStore(folder / "chunks")
-        self.store.ingest(OLD, OLD.manifest)
+        self.store.ingest(OLD, OLD.manifest.files)
         self.repository = Repository(*blobs)
         self.way = way
         self.fetcher = Fetcher(self.store, self.repository, POLICY, Random(0))
@@ -97,7 +97,7 @@ class Board:
 
     def begin(self, now_s: float = 0.0) -> None:
         old, new = Slot(OLD.digest, OLD.manifest), Slot(NEW.digest, NEW.manifest)
-        rebuild = Rebuild(self.store, old, new, self.way.ref)
+        rebuild = Rebuild(self.store, old, new, self.way.ref, new.manifest.files)
         self.fetcher.begin(NEW.manifest.files, now_s, rebuild)
         self.repository.answer(self.fetcher, now_s)
 
@@ -144,7 +144,7 @@ def test_without_a_delta_the_chunks_are_fetched_and_nothing_else(tmp_path: Path)
 
 def test_what_is_held_needs_no_delta(tmp_path: Path, way: Delta) -> None:
     board = Board(tmp_path, way, blobs(way), NEW.chunks)
-    board.store.ingest(NEW, NEW.manifest)
+    board.store.ingest(NEW, NEW.manifest.files)
     board.begin()
     assert board.fetcher.done
     assert board.repository.asked == []
@@ -346,3 +346,28 @@ def test_the_link_may_go_down_in_every_stage(tmp_path: Path, way: Delta) -> None
         board.fetcher.chunk(digest, everything[digest], rounds)
     assert board.whole()
     assert rounds >= len(way.blobs)
+
+
+def test_pieces_for_files_of_another_board_are_neither_asked_for_nor_applied(
+    tmp_path: Path,
+) -> None:
+    """Whoever writes to the broker may name a delta that is for another board's release."""
+    models = {file: bundles.noise(250_000, i) for i, (_, _, file) in
+              enumerate(bundles.BOARDS.values())}  # fmt: skip
+    old = for_boards("1.0.0", models)
+    new = for_boards("1.1.0", {file: stepped(data) for file, data in models.items()})
+    found = delta(source(old), source(new), PROFILE.name)
+    assert found is not None
+    store = ChunkStore(tmp_path)
+    store.ingest(old, old.entries(PI.name))
+    slots = (Slot(old.digest, old.manifest), Slot(new.digest, new.manifest))
+    blobs = {chunk.sha256: data for chunk, data in found.blobs}
+    index = b"".join(blobs[chunk.sha256] for chunk in found.ref.index.chunks)
+    assert Rebuild(store, *slots, found.ref, new.entries(PI.name)).pieces(index) == ()
+    store.ingest(old, old.manifest.files)
+    rebuild = Rebuild(store, *slots, found.ref, new.entries(PROFILE.name))
+    wanted = rebuild.pieces(index)
+    made = {one for blob in wanted for one in rebuild.apply(blob.sha256, blobs[blob.sha256])}
+    needed = {c.sha256 for entry in new.entries(PROFILE.name) for c in entry.chunks}
+    assert made
+    assert made <= needed

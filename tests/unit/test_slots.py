@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from edge_runtime.bundle.store import ChunkStore
 from edge_runtime.errors import DeviceError
 from edge_runtime.update.slots import Slots
-from tests.fakes.fleet import Bundle, bundle
+from tests.fakes.bundles import BOARDS, noise
+from tests.fakes.fleet import PI, PROFILE, Bundle, bundle, for_boards
 
 V1 = bundle("1.0.0", size=150_000)
 V2 = bundle("2.0.0", size=150_000)
@@ -20,13 +22,13 @@ V3 = bundle("3.0.0", size=150_000, backbone=7)
 
 @pytest.fixture
 def slots(tmp_path: Path) -> Slots:
-    return Slots(tmp_path / "manifests", ChunkStore(tmp_path / "chunks"))
+    return Slots(tmp_path / "manifests", ChunkStore(tmp_path / "chunks"), PROFILE)
 
 
 def installed(slots: Slots, *bundles: Bundle) -> None:
     store = ChunkStore(slots.root.parent / "chunks")
     for made in bundles:
-        store.ingest(made, made.manifest)
+        store.ingest(made, made.manifest.files)
         slots.put(made.bytes)
 
 
@@ -141,4 +143,76 @@ def test_what_is_no_digest_names_no_slot(slots: Slots, name: str) -> None:
 def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError, match="cannot be made"):
-        Slots(tmp_path / "file" / "manifests", ChunkStore(tmp_path / "chunks"))
+        Slots(tmp_path / "file" / "manifests", ChunkStore(tmp_path / "chunks"), PROFILE)
+
+
+# Several boards.
+
+BOTH = for_boards("1.0.0", {file: noise(100_000, i) for i, (_, _, file) in
+                            enumerate(BOARDS.values())})  # fmt: skip
+LITERT, ORT, ON_PI = (file for _, _, file in BOARDS.values())
+
+
+def put(slots: Slots, made: Bundle, *paths: str) -> None:
+    """A bundle, without the variants' files that are not in `paths`."""
+    store = ChunkStore(slots.root.parent / "chunks")
+    variants = {file for _, _, file in BOARDS.values()} - set(paths)
+    store.ingest(made, [entry for entry in made.manifest.files if entry.path not in variants])
+    slots.put(made.bytes)
+
+
+def test_a_slot_without_the_files_of_other_boards_is_whole(slots: Slots) -> None:
+    put(slots, BOTH, LITERT, ORT)
+    assert slots.damage(BOTH.digest) is slots.lacks(BOTH.digest) is None
+    assert slots.whole() == [BOTH.release.ref]
+
+
+@pytest.mark.parametrize("here", [LITERT, ORT])
+def test_one_variant_is_enough_to_serve_and_what_the_other_lacks_is_told(
+    slots: Slots, here: str
+) -> None:
+    put(slots, BOTH, here)
+    assert slots.damage(BOTH.digest) is None
+    assert "profile generic-x86_64 can run are not here" in (slots.lacks(BOTH.digest) or "")
+    assert slots.whole() == [BOTH.release.ref]
+
+
+def test_without_a_variant_or_a_shared_file_it_is_damaged(slots: Slots) -> None:
+    put(slots, BOTH, ON_PI)
+    assert "chunks are lost" in (slots.damage(BOTH.digest) or "")
+    put(slots, BOTH, LITERT, ORT)
+    assert slots.damage(BOTH.digest) is None
+    (chunk,) = BOTH.manifest.file("tokenizer.json").chunks
+    store = slots.root.parent / "chunks"
+    (store / chunk.sha256[:2] / chunk.sha256).unlink()
+    assert "1 chunks are lost" in (slots.damage(BOTH.digest) or "")
+
+
+def test_a_bundle_for_other_boards_alone_is_damaged_and_keeps_nothing(
+    slots: Slots, tmp_path: Path
+) -> None:
+    installed(slots, V1)
+    on_pi = Slots(slots.root, ChunkStore(tmp_path / "chunks"), PI)
+    assert "made for profile generic-x86_64" in (on_pi.damage(V1.digest) or "")
+    assert on_pi.lacks(V1.digest) is None
+    assert on_pi.whole() == []
+    on_pi.prune([V1.digest])
+    assert held(slots) == set()
+    assert slots.path(V1.digest).exists()
+
+
+def test_pruning_removes_what_only_other_boards_run(slots: Slots) -> None:
+    put(slots, BOTH, LITERT, ORT, ON_PI)
+    freed = slots.prune([BOTH.digest])
+    assert freed == BOTH.manifest.file(ON_PI).size_bytes
+    assert held(slots) == {
+        c.sha256 for entry in BOTH.entries(PROFILE.name) for c in entry.chunks
+    }  # fmt: skip
+
+
+def test_a_task_that_is_no_longer_allowed_does_not_damage_what_serves(
+    slots: Slots, tmp_path: Path
+) -> None:
+    installed(slots, V1)
+    strict = dataclasses.replace(PROFILE, tasks=("regression",))
+    assert Slots(slots.root, ChunkStore(tmp_path / "chunks"), strict).damage(V1.digest) is None

@@ -148,7 +148,7 @@ def test_pruning_keeps_what_is_asked_for_and_says_what_became_free(
     store: ChunkStore, tmp_path: Path
 ) -> None:
     folder, manifest = write_bundle(tmp_path / "b")
-    store.ingest(FolderReader(folder), manifest)
+    store.ingest(FolderReader(folder), manifest.files)
     keep = {chunk.sha256 for chunk in manifest.file("model.onnx").chunks}
     (store.root / "README").write_text("not ours")
     assert store.prune(keep) == manifest.size_bytes - manifest.file("model.onnx").size_bytes
@@ -162,10 +162,10 @@ def test_ingest_keeps_a_whole_bundle_and_counts_what_was_new(
     store: ChunkStore, tmp_path: Path
 ) -> None:
     folder, manifest = write_bundle(tmp_path / "b")
-    assert store.ingest(FolderReader(folder), manifest) == manifest.size_bytes
+    assert store.ingest(FolderReader(folder), manifest.files) == manifest.size_bytes
     assert store.missing(manifest.files) == []
     (folder / "model.onnx").unlink()
-    assert store.ingest(FolderReader(folder), manifest) == 0
+    assert store.ingest(FolderReader(folder), manifest.files) == 0
 
 
 def test_ingest_of_a_file_that_differs_from_the_manifest_keeps_only_what_agrees_with_it(
@@ -176,7 +176,7 @@ def test_ingest_of_a_file_that_differs_from_the_manifest_keeps_only_what_agrees_
     data[-1] ^= 1
     (folder / "model.onnx").write_bytes(data)
     with pytest.raises(UntrustedError, match=r"'model.onnx': chunk \w+ has digest"):
-        store.ingest(FolderReader(folder), manifest)
+        store.ingest(FolderReader(folder), manifest.files)
     assert manifest.file("model.onnx").chunks[-1] in store.missing(manifest.files)
     kept = {name.split("/")[-1] for name in everything(tmp_path / "chunks")}
     assert kept < {chunk.sha256 for chunk in manifest.file("model.onnx").chunks}
@@ -188,7 +188,7 @@ def test_ingest_of_a_chunk_list_that_is_at_odds_with_its_file_is_refused(
     folder, manifest = write_bundle(tmp_path / "b")
     files = tuple(dataclasses.replace(file, sha256="0" * 64) for file in manifest.files)
     with pytest.raises(UntrustedError, match=r"'[\w.]+' has digest"):
-        store.ingest(FolderReader(folder), dataclasses.replace(manifest, files=files))
+        store.ingest(FolderReader(folder), files)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -199,7 +199,7 @@ def test_ingest_holds_one_chunk_at_a_time(store: ChunkStore, tmp_path: Path, pac
         pack(FolderReader(folder), tmp_path / "b.edge")
     tracemalloc.start()
     try:
-        store.ingest(open_bundle(tmp_path / ("b.edge" if packed else "b")), manifest)
+        store.ingest(open_bundle(tmp_path / ("b.edge" if packed else "b")), manifest.files)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -211,8 +211,20 @@ def test_ingest_holds_one_chunk_at_a_time(store: ChunkStore, tmp_path: Path, pac
 def installed(store: ChunkStore, tmp_path: Path) -> StoreReader:
     """A bundle that is read from the store."""
     folder, manifest = write_bundle(tmp_path / "b")
-    store.ingest(FolderReader(folder), manifest)
+    store.ingest(FolderReader(folder), manifest.files)
     return StoreReader(store, manifest.to_bytes())
+
+
+def test_a_bundle_of_which_not_every_file_is_stored_names_those_that_are(
+    store: ChunkStore, tmp_path: Path
+) -> None:
+    folder, manifest = write_bundle(tmp_path / "b")
+    few = [entry for entry in manifest.files if entry.path != "model.onnx"]
+    assert store.ingest(FolderReader(folder), few) == sum(entry.size_bytes for entry in few)
+    reader = StoreReader(store, manifest.to_bytes())
+    assert reader.names() == (MANIFEST_NAME, *(entry.path for entry in few))
+    with pytest.raises(DeviceError, match="cannot be read"):
+        reader.read("model.onnx", 1 << 20)
 
 
 def test_a_stored_bundle_reads_like_any_other(installed: StoreReader) -> None:
@@ -247,7 +259,7 @@ def test_a_manifest_that_lies_about_its_chunks_removes_none(
     _, manifest = write_bundle(
         tmp_path / "b", {**FILES, "model.onnx": DATA, "other": b"0123456789"}
     )
-    store.ingest(FolderReader(tmp_path / "b"), manifest)
+    store.ingest(FolderReader(tmp_path / "b"), manifest.files)
     text = manifest.to_bytes()
     swapped = text.replace(sha256_hex(b"0123456789").encode(), CHUNK.sha256.encode(), 1)
     with pytest.raises(UntrustedError, match="'other' has digest"):
