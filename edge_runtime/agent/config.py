@@ -80,7 +80,17 @@ KEYS: Mapping[str, Mapping[str, str]] = {
         "idle_timeout_s": "number",
     },
     "telemetry": {"interval_s": "number", "spool_bytes": "integer"},
-    "worker": {"start_timeout_s": "number", "hang_s": "number", "drain_s": "number"},
+    "worker": {
+        "start_timeout_s": "number",
+        "prove_timeout_s": "number",
+        "hang_s": "number",
+        "drain_s": "number",
+        "max_crashes": "integer",
+        "crash_window_s": "number",
+        "recheck_s": "number",
+        "recheck_max_s": "number",
+        "drivers_s": "number",
+    },
     "update": _POLICY,
 }
 """Every key there is, by table, and the kind of its value."""
@@ -107,13 +117,26 @@ class ApiConfig:
 class WorkerConfig:
     """How long a worker may take: to load and test itself, to answer at all, to finish.
 
+    `prove_timeout_s` bounds the proof of one variant in a process of its own, and the load that
+    follows it; `start_timeout_s` all that comes before the first proof, or between two.
     `hang_s` is at least MIN_HANG_S. A swap is over once the old worker has finished its requests,
     so `drain_s` must fit into the update's `activate_timeout_s`.
+
+    A worker that crashes on an accelerator more than `max_crashes` times within `crash_window_s`
+    goes on with the next variant. A device that does not run the variant that it should tries
+    again after `recheck_s`, then twice that, up to `recheck_max_s`. Every `drivers_s` it looks
+    whether a driver has changed, which proves anew what runs.
     """
 
     start_timeout_s: float = 300.0
+    prove_timeout_s: float = 60.0
     hang_s: float = 30.0
     drain_s: float = 10.0
+    max_crashes: int = 2
+    crash_window_s: float = 600.0
+    recheck_s: float = 60.0
+    recheck_max_s: float = 3600.0
+    drivers_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +383,15 @@ def _worker_and_policy(
         faults.append(
             f"{section.of('hang_s').where}: hang_s is {worker.hang_s:g}, expected at least "
             f"{MIN_HANG_S:g}: a healthy worker would be taken for one that hangs"
+        )
+    if not section.has("prove_timeout_s"):
+        fits_s = min(worker.prove_timeout_s, worker.start_timeout_s / 2)
+        worker = dataclasses.replace(worker, prove_timeout_s=fits_s)
+    elif worker.prove_timeout_s >= worker.start_timeout_s:
+        faults.append(
+            f"{section.of('prove_timeout_s').where}: prove_timeout_s is "
+            f"{worker.prove_timeout_s:g}, expected less than start_timeout_s, "
+            f"{worker.start_timeout_s:g}: a worker would be ended while it waits for a proof"
         )
     if worker.drain_s + DRAIN_SLACK_S >= policy.activate_timeout_s:
         faults.append(

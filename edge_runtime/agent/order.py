@@ -13,7 +13,10 @@ from edge_runtime.fields import Json
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`control` and `listener` are descriptors. `profile` is a name, or the path of a file."""
+    """`control` and `listener` are descriptors. `profile` is a name, or the path of a file.
+
+    `variants` are those to try, in the bundle's order; all that fit where there are none.
+    """
 
     control: int
     listener: int
@@ -24,6 +27,7 @@ class Order:
     log_level: str
     api: ApiConfig
     worker: WorkerConfig
+    variants: tuple[str, ...] = ()
 
     def to_argument(self) -> str:
         """For `from_argument`, in another process."""
@@ -34,8 +38,34 @@ class Order:
         """Written by our own supervisor: trusted."""
         value = json.loads(text)
         return cls(
-            **value | {"api": ApiConfig(**value["api"]), "worker": WorkerConfig(**value["worker"])}
+            **value
+            | {
+                "api": ApiConfig(**value["api"]),
+                "worker": WorkerConfig(**value["worker"]),
+                "variants": tuple(value["variants"]),
+            }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a prover is to prove. `report` is a descriptor; `parent` is who asks, a process id."""
+
+    report: int
+    parent: int
+    state_dir: str
+    manifest_sha256: str
+    profile: str
+    variant: str
+
+    def to_argument(self) -> str:
+        """For `from_argument`, in another process."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_argument(cls, text: str) -> Proof:
+        """Written by our own worker: trusted."""
+        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True)

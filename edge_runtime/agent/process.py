@@ -15,7 +15,7 @@ from edge_runtime.agent.channel import Channel, ChannelClosed
 from edge_runtime.agent.order import Order
 from edge_runtime.errors import DeviceError
 from edge_runtime.messages.fleet import Accelerator
-from edge_runtime.messages.worker import Frame, SelfTestReport
+from edge_runtime.messages.worker import Frame, Ready, Tried
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class WorkerProcess:
     """A worker, from its start on.
 
     `asks` are the questions that it has not answered. `deadline_s` is when it must have left its
-    phase; `heard_s` when it last said anything.
+    phase; `heard_s` when it last said anything. `loading` is the variant that passed its proof and
+    is being loaded.
 
     Raises:
         DeviceError: the process cannot be started.
@@ -55,6 +56,8 @@ class WorkerProcess:
         self.deadline_s: float | None = now_s + order.worker.start_timeout_s
         self.asks: set[str] = set()
         self.accelerator: Accelerator | None = None
+        self.loading: Tried | None = None
+        self.ready: Ready | None = None
         self.fault = ""
         ours, theirs = socket.socketpair()
         try:
@@ -82,11 +85,12 @@ class WorkerProcess:
         """Its process id."""
         return self._process.pid
 
-    def passed(self, reports: tuple[SelfTestReport, ...]) -> None:
+    def passed(self, ready: Ready) -> None:
         """It has proved itself; the last report is that of the variant it will serve."""
+        self.ready = ready
         self.phase = Phase.READY
-        self.deadline_s = None
-        self.accelerator = next((r.accelerator for r in reports if r.passed), None)
+        self.deadline_s = self.loading = None
+        self.accelerator = next((r.accelerator for r in ready.reports if r.passed), None)
 
     def send(self, frame: Frame, descriptor: int | None = None) -> bool:
         """False where it cannot be told any more: it is then on its way out."""
@@ -113,7 +117,7 @@ class WorkerProcess:
         if self.fault:
             return self.fault
         if code < 0:
-            return f"the worker was ended by signal {_signal_name(-code)}"
+            return f"the worker was ended by signal {signal_name(-code)}"
         return f"the worker ended with exit code {code}"
 
     def _wait(self) -> int:
@@ -124,7 +128,8 @@ class WorkerProcess:
             return -signal.SIGKILL
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """As SIGSEGV; its number where it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:

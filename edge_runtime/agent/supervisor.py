@@ -29,6 +29,7 @@ from types import FrameType
 from edge_runtime.agent.asks import Asks
 from edge_runtime.agent.config import AgentConfig
 from edge_runtime.agent.doorman import Doorman
+from edge_runtime.agent.drivers import Drivers
 from edge_runtime.agent.given import Given
 from edge_runtime.agent.health import Recent
 from edge_runtime.agent.inbox import Allowance, Inbox
@@ -118,6 +119,7 @@ class Supervisor:
         )
         self._trust = Trust(config, self._selector, self._authenticated)
         self._workers = Workers(order, self._listener, self._selector, self)
+        self._drivers = Drivers(self._profile, config.worker.drivers_s, now_s)
         try:
             self._driver = Driver(
                 config.state_dir,
@@ -138,7 +140,7 @@ class Supervisor:
             self._install_event,
             lambda: self._notifier.alive(time.monotonic()),
         )
-        self._reporting = Reporting(config, self._profile.name, version, now_s)
+        self._reporting = Reporting(config, self._profile, version, now_s)
         self._recent = Recent(config.update.trial_s, config.update.trial_min_requests)
         self._asks: Asks | None = None
         if connector is not None:
@@ -237,7 +239,11 @@ class Supervisor:
             self._knocked = False
             self._installer.requested()
         now_s = time.monotonic()
+        if self._drivers.changed(now_s):
+            log.info("a driver, a device or an engine has changed")
+            self._workers.drivers_changed()
         due = [
+            self._drivers.due_s,
             self._driver.tick(now_s),
             self._trust.tick(now_s),
             self._sources.tick(now_s),

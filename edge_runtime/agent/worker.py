@@ -1,9 +1,10 @@
-"""The worker: a process that loads one bundle, proves it, serves it, and ends.
+"""The worker: a process that has one bundle proved, loads it, serves it, and ends.
 
 Order: 1. open the bundle from the device's store by its manifest's digest, every byte checked;
-2. ask the profile which variants fit; 3. load and self-test them until one passes; 4. say so;
-5. accept connections when told to; 6. when told to drain, finish, hand the idle connections over
-and end. All memory goes back with the process. It ends, too, when its supervisor does.
+2. ask the profile which variants fit; 3. let throw-away processes prove them, one after another,
+until one passes, and load that one; 4. say so; 5. accept connections when told to; 6. when told to
+drain, finish, hand the idle connections over and end. All memory goes back with the process. It
+ends, too, when its supervisor does.
 
 The heart beats from a thread of its own, and stops while an inference takes longer than it may:
 the supervisor takes silence for a hang and ends the process.
@@ -11,6 +12,7 @@ the supervisor takes silence for a hang and ends the process.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import queue
@@ -19,21 +21,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_runtime.agent import logs
 from edge_runtime.agent.openinference import OpenInference
-from edge_runtime.agent.order import Order
+from edge_runtime.agent.opening import own_cores, pin, stored_bundle
+from edge_runtime.agent.order import Order, Proof
+from edge_runtime.agent.proving import prove_apart
 from edge_runtime.agent.server import HttpServer
 from edge_runtime.agent.serving import Serving
-from edge_runtime.bundle import durable
-from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES
-from edge_runtime.bundle.store import ChunkStore, StoreReader
-from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import DeviceError, EdgeError, InputError
+from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.inference.pipeline import Pipeline
-from edge_runtime.inference.selftest import first_passing
+from edge_runtime.inference.selftest import confirm
 from edge_runtime.inference.tasks.sent import raw_of
 from edge_runtime.messages.fleet import MAX_REQUEST_BYTES
 from edge_runtime.messages.worker import (
@@ -48,9 +49,11 @@ from edge_runtime.messages.worker import (
     Refused,
     SelfTestReport,
     Serve,
+    Tried,
     to_frame,
 )
 from edge_runtime.profile import load_profile
+from edge_runtime.profile.engine import CPU
 from edge_runtime.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -132,27 +135,52 @@ class Heart(threading.Thread):
         )
 
 
-def load(order: Order) -> tuple[Pipeline | None, tuple[SelfTestReport, ...]]:
-    """Steps 1 to 3.
+class Loaded(NamedTuple):
+    """What steps 1 to 3 came to. Without a pipeline none of the variants passed."""
+
+    pipeline: Pipeline | None
+    reports: tuple[SelfTestReport, ...]
+    fitting: tuple[str, ...]
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether the one that passed runs on more than the CPU."""
+        return self.pipeline is not None and self.pipeline.variant.placement.accelerator != CPU
+
+
+def load(order: Order, tried: Callable[[Tried], None] = lambda _: None) -> Loaded:
+    """Steps 1 to 3; `tried` hears of each proof as it ends.
 
     Raises:
         EdgeError: the bundle cannot be read, is not to be believed or not for this device.
     """
-    state = Path(order.state_dir)
-    digest = order.manifest_sha256
-    path = state / "manifests" / f"{digest}.json"
-    try:
-        data = durable.read(path, MAX_MANIFEST_BYTES + 1)
-    except OSError as reason:
-        raise DeviceError(f"manifest {path}: cannot be read ({reason.strerror})") from None
-    reader = StoreReader(ChunkStore(state / "chunks"), data)
-    # 1. Files were compared when they were installed, and are again on every read.
-    bundle = verify(reader, manifest_sha256=digest, files=False)
+    # 1.
+    bundle = stored_bundle(Path(order.state_dir), order.manifest_sha256)
     # 2.
     profile = load_profile(order.profile)
-    variants = profile.fits(bundle.manifest)
+    fitting = profile.fits(bundle.manifest)
+    variants = [v for v in fitting if not order.variants or v.id in order.variants]
     # 3.
-    return first_passing(bundle, variants, profile.engine_of, profile.budget)
+    ids = tuple(variant.id for variant in fitting)
+    proof = Proof(-1, -1, order.state_dir, order.manifest_sha256, order.profile, "")
+    cores = own_cores()
+    reports: list[SelfTestReport] = []
+    for at, variant in enumerate(variants):
+        left = tuple(later.id for later in variants[at + 1 :])
+        proof = dataclasses.replace(proof, variant=variant.id)
+        report = prove_apart(proof, variant, profile, order.worker.prove_timeout_s)
+        tried(Tried(report, left))
+        pipeline = None
+        if report.passed:
+            engine = profile.engine_of(variant)
+            pin(engine, cores)
+            pipeline, report = confirm(bundle, variant, engine, profile.budget, report)
+            if pipeline is None:
+                tried(Tried(report, left))
+        reports.append(report)
+        if pipeline is not None:
+            return Loaded(pipeline, tuple(reports), ids)
+    return Loaded(None, tuple(reports), ids)
 
 
 class Worker:
@@ -227,7 +255,7 @@ def main() -> int:
     heart = Heart(control, metrics, order.worker.hang_s)
     heart.start()
     try:
-        pipeline, reports = load(order)
+        pipeline, reports, fitting = found = load(order, control.send)
     except EdgeError as reason:
         control.send(Refused(str(reason)))
         return 1
@@ -237,13 +265,14 @@ def main() -> int:
         return 1
     for report in reports:
         log.info("self-test", extra={"variant": report.variant, "passed": report.passed,
-                                     "reason": report.reason or None})  # fmt: skip
+                                     "reason": report.reason or None,
+                                     "took_s": round(report.took_s, 2)})  # fmt: skip
     if pipeline is None:
         why = "; ".join(f"{report.variant}: {report.reason}" for report in reports)
         control.send(Refused(f"no variant passed its self-test ({why})", reports))
         return 1
     heart.serving = Serving(pipeline, order.api.max_waiting, metrics)
-    control.send(Ready(reports))
+    control.send(Ready(reports, fitting, found.accelerated))
     Worker(order, control, heart.serving, heart).run()
     return 0
 

@@ -1,8 +1,12 @@
 """Which worker serves, which is being tried, which is leaving; and how one follows another.
 
-At any time at most one worker serves. A successor loads and tests itself beside it; then it is
-told to serve, and the old one to drain: it finishes its requests, passes its idle connections up
-here, and they go down to the successor. So nobody is refused and nothing is lost.
+At any time at most one worker serves. A successor is proved and loaded beside it; then it is told
+to serve, and the old one to drain: it finishes its requests, passes its idle connections up here,
+and they go down to the successor. So nobody is refused and nothing is lost.
+
+A successor may be of another bundle, or of the same on a better variant: one that failed its proof,
+or crashed in service, is proved again from time to time, see `variants`. That is put off while
+anything else goes on: never are there more than two workers with a model.
 
 A worker is watched by its heartbeat, by how long it may load and how long it may drain, and by
 the end of its channel. Only what was looked for and not found counts as silence: this process may
@@ -13,9 +17,10 @@ others: `Listening` hears of it.
 from __future__ import annotations
 
 import logging
+import random
 import selectors
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -24,7 +29,9 @@ from edge_runtime.agent.config import DRAIN_SLACK_S
 from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.process import Phase, WorkerProcess
+from edge_runtime.agent.variants import Variants
 from edge_runtime.errors import DeviceError, InputError, UntrustedError
+from edge_runtime.fields import Json
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.messages.worker import (
     Answer,
@@ -36,6 +43,7 @@ from edge_runtime.messages.worker import (
     Ready,
     Refused,
     Serve,
+    Tried,
 )
 from edge_runtime.telemetry import Snapshot
 
@@ -70,6 +78,9 @@ class Listening(Protocol):
     def answered(self, answer: Answer) -> None:
         """A question was answered, or never will be."""
 
+    def event(self, kind: str, text: str, details: Mapping[str, Json]) -> None:
+        """A variant was refused, or an accelerator lost or come back."""
+
 
 class Workers:
     """All workers of one supervisor; called from its one thread."""
@@ -82,6 +93,7 @@ class Workers:
         listening: Listening,
         clock: Callable[[], float] = time.monotonic,
         start: Callable[[Order, float], WorkerProcess] = WorkerProcess,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._order = order
         self._listener = listener
@@ -93,6 +105,8 @@ class Workers:
         self._serving: WorkerProcess | None = None
         self._starting: WorkerProcess | None = None
         self._candidate: WorkerProcess | None = None
+        self._renewal: WorkerProcess | None = None
+        self._variants = Variants(order.worker, listening.event, jitter)
         self._activating = False
         self._wanted = False
         self._orphans: list[int] = []
@@ -102,7 +116,8 @@ class Workers:
     @property
     def pids(self) -> dict[str, int]:
         """Processes by role, for probes."""
-        roles = {"worker": self._serving, "candidate": self._candidate}
+        candidate = self._candidate or self._renewal
+        roles = {"worker": self._serving, "candidate": candidate}
         return {role: worker.pid for role, worker in roles.items() if worker is not None}
 
     @property
@@ -112,8 +127,10 @@ class Workers:
 
     @property
     def accelerator(self) -> Accelerator | None:
-        """What the serving worker runs on."""
-        return self._serving.accelerator if self._serving else None
+        """What the serving worker runs on, and what was passed over for it."""
+        if self._serving is None or self._serving.accelerator is None:
+            return None
+        return self._variants.truth(self._serving.manifest_sha256, self._serving.accelerator)
 
     # What the update asks for. Every call may be repeated.
 
@@ -126,7 +143,8 @@ class Workers:
             self._discard(self._starting)
         elif self.serving == manifest_sha256:
             return
-        self._starting = self._start(manifest_sha256)
+        self._stop_renewal()
+        self._starting = self._start(manifest_sha256, self._variants.to_try(manifest_sha256))
         if self._starting is None:
             self._listening.failed("the worker cannot be started")
 
@@ -138,7 +156,8 @@ class Workers:
                     self._listening.tested(manifest_sha256, True, "")
                 return
             self._discard(self._candidate)
-        self._candidate = self._start(manifest_sha256)
+        self._stop_renewal()
+        self._candidate = self._start(manifest_sha256, self._variants.to_try(manifest_sha256))
         if self._candidate is None:
             self._listening.tested(manifest_sha256, False, "the worker cannot be started")
 
@@ -148,6 +167,7 @@ class Workers:
             log.warning("no candidate is ready to be activated")
             return
         worker, self._candidate = self._candidate, None
+        self._stop_renewal()
         if self._starting is not None:
             self._discard(self._starting)
         self._wanted = True
@@ -163,6 +183,7 @@ class Workers:
         """Serve nothing; requests under way are finished."""
         self._wanted = False
         self._activating = False
+        self._stop_renewal()
         if self._starting is not None:
             self._discard(self._starting)
         if self._serving is not None:
@@ -185,6 +206,7 @@ class Workers:
                 # Did it speak while we did not look?
                 self._on_channel(worker, selectors.EVENT_READ)
         due = [] if self._reopen_s is None else [self._reopen(now_s)]
+        due.append(self._renew(now_s))
         for worker in self._all:
             for at_s, fault in self._limits(worker):
                 if at_s <= now_s:
@@ -209,21 +231,53 @@ class Workers:
 
     def kill(self) -> None:
         """End everything at once; nobody is blamed for it."""
-        self._candidate = self._starting = self._serving = None
+        self._candidate = self._starting = self._renewal = self._serving = None
         self._wanted = self._activating = False
         for worker in list(self._all):
             worker.kill("the agent ends")
             self._gone(worker)
         self._close_orphans()
 
+    # The same bundle on a better variant.
+
+    def drivers_changed(self) -> None:
+        """What was proved on the old driver says little: prove it again, beside who serves."""
+        if self._serving is not None:
+            self._stop_renewal()
+            self._variants.changed(self._serving.manifest_sha256, self._clock())
+
+    def _renew(self, now_s: float) -> float | None:
+        """Start what is due; when to look again at the latest."""
+        if self._serving is None:
+            return None
+        digest = self._serving.manifest_sha256
+        due_s = self._variants.due_s(digest)
+        if due_s is None or due_s > now_s:
+            return due_s
+        if len(self._all) > 1:
+            return None  # Whatever goes on wakes us when it ends.
+        self._renewal = self._start(digest, self._variants.again(digest))
+        if self._renewal is None:
+            self._variants.not_better(digest, now_s)
+        return None
+
+    def _stop_renewal(self) -> None:
+        """There is something more important to do; it is due again later."""
+        if self._renewal is not None:
+            worker, self._renewal = self._renewal, None
+            self._variants.put_off(worker.manifest_sha256, self._clock())
+            self._discard(worker)
+
     # Frames.
 
-    def _start(self, manifest_sha256: str) -> WorkerProcess | None:
+    def _start(self, manifest_sha256: str, variants: tuple[str, ...] = ()) -> WorkerProcess | None:
         listener = self._listener.fileno()
         if listener < 0:
             log.warning("the agent is ending, no worker is started")
             return None
-        order = replace(self._order, manifest_sha256=manifest_sha256, listener=listener)
+        order = replace(
+            self._order, manifest_sha256=manifest_sha256, listener=listener, variants=variants
+        )
         try:
             worker = self._start_process(order, self._clock())
         except DeviceError as reason:
@@ -282,14 +336,21 @@ class Workers:
                 except UntrustedError as reason:
                     raise ChannelClosed(str(reason)) from None
                 self._listening.counted(worker.pid, worker.manifest_sha256, snapshot)
+            case Tried() if worker.phase is Phase.LOADING:
+                self._on_tried(worker, frame)
             case Ready() if worker.phase is Phase.LOADING:
-                worker.passed(frame.reports)
+                worker.passed(frame)
                 if worker is self._candidate:
                     self._listening.tested(worker.manifest_sha256, True, "")
                 elif worker is self._starting:
                     self._starting = None
                     self._promote(worker)
+                elif worker is self._renewal:
+                    self._renewal = None
+                    self._promote(worker)
             case Refused():
+                if worker.phase is Phase.LOADING and worker is not self._renewal:
+                    self._variants.gave_up(worker.manifest_sha256)
                 worker.kill(frame.reason)
             case Answer() if frame.id in worker.asks:
                 worker.asks.discard(frame.id)
@@ -299,11 +360,22 @@ class Workers:
             case _:
                 log.warning("unexpected frame", extra={"frame": type(frame).__name__})
 
+    def _on_tried(self, worker: WorkerProcess, tried: Tried) -> None:
+        """A proof has ended: another begins, or the variant is loaded, which takes no longer."""
+        limits = self._order.worker
+        passed = tried.report.passed
+        worker.loading = tried if passed else None
+        limit_s = limits.prove_timeout_s if passed else limits.start_timeout_s
+        worker.deadline_s = self._clock() + limit_s
+        self._variants.tried(worker.manifest_sha256, tried.report)
+
     # One follows another.
 
     def _promote(self, worker: WorkerProcess) -> None:
         before, self._serving = self._serving, worker
         worker.phase = Phase.SERVING
+        if worker.ready is not None:
+            self._variants.serves(worker.manifest_sha256, worker.ready, self._clock())
         self._open()
         orphans, self._orphans = self._orphans, []
         for descriptor in orphans:
@@ -363,6 +435,8 @@ class Workers:
             self._candidate = None
         if worker is self._starting:
             self._starting = None
+        if worker is self._renewal:
+            self._renewal = None
         worker.kill("not needed any more")
 
     def _gone(self, worker: WorkerProcess) -> None:
@@ -374,21 +448,50 @@ class Workers:
         for name in sorted(worker.asks):
             self._listening.answered(Answer(name, error=how))
         log.info("worker ended", extra={"pid": worker.pid, "reason": how})
+        again = self._next_variant(worker, how)
         if worker is self._candidate:
-            self._candidate = None
-            self._listening.tested(worker.manifest_sha256, False, how)
+            self._candidate = again
+            if again is None:
+                self._listening.tested(worker.manifest_sha256, False, how)
         elif worker is self._starting:
-            self._starting = None
-            self._listening.failed(how)
+            self._starting = again
+            if again is None:
+                self._listening.failed(how)
+        elif worker is self._renewal:
+            self._renewal = again
+            if again is None:
+                self._variants.not_better(worker.manifest_sha256, self._clock())
         elif worker is self._serving:
             self._serving = None
-            self._activating = False
-            if self._starting is None:
-                self._listening.failed(how)
+            self._crashed(worker, how)
         self._conclude()
         if not self._wanted and not self._all:
             self._close_orphans()
             self._listener.refuse()
+
+    def _next_variant(self, worker: WorkerProcess, how: str) -> WorkerProcess | None:
+        """What takes the place of a worker that died on a variant that had passed its proof."""
+        wanted = worker in (self._candidate, self._starting, self._renewal)
+        if not wanted or worker.loading is None:
+            return None
+        self._variants.died_loading(worker.manifest_sha256, worker.loading.report, how)
+        left = worker.loading.left
+        return self._start(worker.manifest_sha256, left) if left else None
+
+    def _crashed(self, worker: WorkerProcess, how: str) -> None:
+        """Who served is gone. On an accelerator, that is not the bundle's fault at once."""
+        activating, self._activating = self._activating, False
+        self._stop_renewal()
+        if self._starting is not None:
+            return
+        digest = worker.manifest_sha256
+        if not activating and self._variants.crashed(digest, how, self._clock()):
+            log.warning("worker crashed on its accelerator: %s", how)
+            self._starting = self._start(digest, self._variants.to_try(digest))
+        if self._starting is None:
+            self._listening.failed(how)
+        else:
+            self._listening.event("worker-failed", how, {"restarted": True})
 
     def _close_orphans(self) -> None:
         for descriptor in self._orphans:

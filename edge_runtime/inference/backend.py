@@ -22,6 +22,7 @@ from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.messages.fleet import Accelerator
+from edge_runtime.messages.worker import MAX_OFF
 from edge_runtime.profile import Engine
 from edge_runtime.text import plain
 
@@ -30,7 +31,39 @@ Tensor: TypeAlias = NDArray[Any]
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edge_runtime.inference.onnxruntime:OrtBackend",
     "litert": "edge_runtime.inference.litert:LiteRtBackend",
+    "rknn": "edge_runtime.inference.rknn:RknnBackend",
 }
+
+
+SHARE_MARGIN = 0.05
+"""A board may run a smaller share of the operators than the host found, by so much.
+
+The host's tool and the board's engine do not cut a graph into quite the same operators.
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Account:
+    """Where a model's operators ran, as the engine itself says: all, and those off by kind.
+
+    Counted are operators of the file that compute: no constants, no steps to and from integers.
+    `told` says who told it.
+    """
+
+    nodes: int
+    off: Mapping[str, int]
+    told: str
+
+    @property
+    def share(self) -> float:
+        """Of the operators that ran on the accelerator, 0..1."""
+        return 1 - sum(self.off.values()) / self.nodes if self.nodes else 0.0
+
+    @property
+    def most(self) -> tuple[str, ...]:
+        """The kinds that are off, the most frequent first, as `RESHAPE x12`."""
+        ranked = sorted(self.off.items(), key=lambda one: (-one[1], one[0]))
+        return tuple(plain(f"{kind} x{count}", 80) for kind, count in ranked[:MAX_OFF])
 
 
 class Session(Protocol):
@@ -68,6 +101,15 @@ class Session(Protocol):
             RuntimeError: the session is closed.
         """
 
+    def account(self) -> Account | None:
+        """Where the operators ran; None where the CPU was meant, or the load was not `watched`.
+
+        After the first run, and once.
+
+        Raises:
+            DeviceError: the engine does not tell.
+        """
+
     def close(self) -> None:
         """Free the model. A second call does nothing."""
 
@@ -79,9 +121,18 @@ class Backend(Protocol):
         """Why this engine cannot run here, in a sentence, or None where it can."""
 
     def load(
-        self, model: bytes, manifest: Manifest, variant: Variant, engine: Engine | None
+        self,
+        model: bytes,
+        manifest: Manifest,
+        variant: Variant,
+        engine: Engine | None,
+        *,
+        watched: bool = False,
     ) -> Session:
         """`model`, the bytes of `variant.file`, ready to run.
+
+        Args:
+            watched: keep account of where operators run, which costs time until it is asked for.
 
         Raises:
             IncompatibleError: no engine here, bytes that it cannot load, unknown options, or an
@@ -147,6 +198,18 @@ def merge_options(
             f"variant {variant.id}: threads is {str(threads)[:40]}, expected 1..256"
         )
     return EngineOptions(threads, engine.options if engine else {}, bundled)
+
+
+def share_floor(variant: Variant, engine: Engine | None) -> float:
+    """Least share of the operators that must run on the accelerator, 0..1.
+
+    The profile's coverage, and what the bundle's evidence promises less SHARE_MARGIN. Where nobody
+    says anything, all of them: what is left to the CPU in silence would never be noticed.
+    """
+    promised, coverage = variant.placement.share.value, engine.coverage if engine else 0.0
+    if promised is None:
+        return coverage or 1.0
+    return max(coverage, promised - SHARE_MARGIN, 0.0)
 
 
 def agree(

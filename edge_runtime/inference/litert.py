@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.errors import DeviceError, IncompatibleError, InputError
+from edge_runtime.inference import litert_account
 from edge_runtime.inference.backend import (
+    Account,
     EngineOptions,
     Tensor,
     agree,
@@ -39,6 +42,8 @@ RUNTIMES = {
 """Packages that carry the interpreter, the preferred first, and the module that has it."""
 OWN_OPTIONS = ("delegate", "delegate_options")
 FILE_IDENTIFIER = b"TFL3"
+MAX_TEXT = 256
+"""Of what the worker reports of a delegate, whose path may be longer."""
 
 
 class LiteRtBackend:
@@ -66,7 +71,13 @@ class LiteRtBackend:
         return f'no LiteRT engine ({why}); install it with pip install "edge-runtime[litert]"'
 
     def load(
-        self, model: bytes, manifest: Manifest, variant: Variant, engine: Engine | None
+        self,
+        model: bytes,
+        manifest: Manifest,
+        variant: Variant,
+        engine: Engine | None,
+        *,
+        watched: bool = False,
     ) -> LiteRtSession:
         """See `Backend`."""
         found = self._find()
@@ -85,20 +96,13 @@ class LiteRtBackend:
                     f"variant {variant.id}: LiteRT option {key!r} is not known; "
                     f"known are {', '.join(OWN_OPTIONS)}"
                 )
+        alone = None
+        if watched and options.own.get("delegate"):
+            alone = _seen_alone(package, module, options, variant, model)
         delegates, accelerator = _accelerate(package, module, options, variant)
-        try:
-            interpreter = module.Interpreter(
-                model_content=model,
-                num_threads=options.threads,
-                experimental_delegates=delegates or None,
-            )
-        except MemoryError:
-            raise DeviceError(f"variant {variant.id}: not enough memory to load it") from None
-        except Exception as reason:
-            raise IncompatibleError(
-                f"variant {variant.id}: {package} cannot load {variant.file} ({one_line(reason)})"
-            ) from None
-        return LiteRtSession(interpreter, model, manifest, variant, accelerator)
+        interpreter = _interpreter(package, module, options, variant, model, delegates)
+        account = partial(litert_account.account, interpreter, *alone) if alone else None
+        return LiteRtSession(interpreter, model, manifest, variant, accelerator, account)
 
 
 class LiteRtSession:
@@ -113,7 +117,9 @@ class LiteRtSession:
         manifest: Manifest,
         variant: Variant,
         accelerator: Accelerator,
+        account: Callable[[], Account] | None = None,
     ) -> None:
+        self._account = account
         self._lock = threading.Lock()
         self._told = ""
         self._variant = variant.id
@@ -194,8 +200,14 @@ class LiteRtSession:
         before, self._told = self._told, text
         return one_line(text[len(before) :] if text.startswith(before) else text)
 
+    def account(self) -> Account | None:
+        """See `Session`."""
+        account, self._account = self._account, None
+        return account() if account is not None else None
+
     def close(self) -> None:
         """See `Session`."""
+        self._account = None
         with self._lock:
             # Runners first: they point into the interpreter, which points into the bytes.
             self._by_length = {}
@@ -252,14 +264,62 @@ def _accelerate(
     library = options.own.get("delegate", "")
     if not library:
         return [], Accelerator(variant.id, "litert: cpu", f"{package} {version}: cpu")
+    requested = f"litert: {library}"[:MAX_TEXT]
     given = options.own.get("delegate_options", {})
     try:
         delegate = module.load_delegate(library, given)
     except Exception as reason:
         degraded = f"delegate {library} did not start ({one_line(reason)}); the CPU runs instead"
-        return [], Accelerator(
-            variant.id, f"litert: {library}", f"{package} {version}: cpu", degraded
+        return [], Accelerator(variant.id, requested, f"{package} {version}: cpu", degraded)
+    actual = f"{package} {version}: {library}"[:MAX_TEXT]
+    return [delegate], Accelerator(variant.id, requested, actual)
+
+
+def _interpreter(
+    package: str,
+    module: ModuleType,
+    options: EngineOptions,
+    variant: Variant,
+    model: bytes,
+    delegates: list[Any],
+    **more: Any,
+) -> Any:
+    try:
+        return module.Interpreter(
+            model_content=model,
+            num_threads=options.threads,
+            experimental_delegates=delegates or None,
+            **more,
         )
-    return [delegate], Accelerator(
-        variant.id, f"litert: {library}", f"{package} {version}: {library}"
-    )
+    except MemoryError:
+        raise DeviceError(f"variant {variant.id}: not enough memory to load it") from None
+    except Exception as reason:
+        raise IncompatibleError(
+            f"variant {variant.id}: {package} cannot load {variant.file} ({one_line(reason)})"
+        ) from None
+
+
+def _seen_alone(
+    package: str, module: ModuleType, options: EngineOptions, variant: Variant, model: bytes
+) -> tuple[int, frozenset[litert_account.Part]]:
+    """How many operators the file has, and what the delegate takes where there is no other.
+
+    Both interpreters are gone on return: never are two models in memory.
+    """
+    others_off = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    plain = partial(
+        _interpreter, package, module, options, variant, model,
+        experimental_op_resolver_type=others_off,
+    )  # fmt: skip
+    own = litert_account.own_operators(plain([]))
+    delegates, accelerator = _accelerate(package, module, options, variant)
+    if accelerator.degraded:
+        return own, frozenset()
+    interpreter = plain(delegates)
+    try:
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as reason:
+        raise IncompatibleError(
+            f"variant {variant.id}: {variant.file} cannot be prepared ({one_line(reason)})"
+        ) from None
+    return own, litert_account.taken(interpreter, own)

@@ -5,6 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import time
+from collections.abc import Callable
+
+PARTS = 4
+MIN_PART_RUNS = 3
+LEAST_BYTES = 128 << 10
+"""A part that grew by less says nothing: allocators and thread pools grow by some pages."""
 
 
 def rss_bytes() -> int:
@@ -23,3 +30,26 @@ def trim() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def growth_bytes(work: Callable[[], object], runs: int, limit_s: float) -> int:
+    """What `work` keeps each time, at the least, when it is done again and again; 0 or more.
+
+    In PARTS parts, of `runs` in all or of what fits `limit_s`. An engine that grows once, for a
+    buffer that it did not have, does so in one part; one that leaks grows in each, so the part that
+    grew the least counts, if that was LEAST_BYTES or more. Warm up before.
+    """
+    least: tuple[int, int] | None = None
+    trim()
+    before = rss_bytes()
+    for _ in range(PARTS):
+        done, end_s = 0, time.monotonic() + limit_s / PARTS
+        while done < runs // PARTS and (done < MIN_PART_RUNS or time.monotonic() < end_s):
+            work()
+            done += 1
+        trim()
+        now = rss_bytes()
+        least = min(least or (now - before, done), (now - before, done))
+        before = now
+    grown, done = least or (0, 1)
+    return grown // done if grown >= LEAST_BYTES else 0

@@ -23,7 +23,7 @@ from edge_runtime.inference.series import Placed, over_rows
 from edge_runtime.inference.streaming import Listening, sample_rate, stream_of
 from edge_runtime.inference.tasks.results import Raw, Result
 from edge_runtime.messages.fleet import Accelerator
-from edge_runtime.profile import Engine, load_profile
+from edge_runtime.profile import CPU, Engine, load_profile
 
 
 class Model:
@@ -156,7 +156,8 @@ def load_model(
 
     Args:
         variant: id of the variant to run; else the first whose engine is installed.
-        profile: name or .toml path of a device profile, whose threads and options are used.
+        profile: name or .toml path of a device profile, whose threads, options and accelerators are
+            used; without one the CPU runs the model.
 
     Raises:
         InputError: no such file, variant or profile.
@@ -182,6 +183,10 @@ def load_model(
         return Model(Pipeline.open(bundle, chosen[0], engine_of(chosen[0])))
     reasons = []
     for candidate in variants:
+        if profile is None and candidate.placement.accelerator != CPU:
+            accelerator = candidate.placement.accelerator
+            reasons.append(f"{candidate.id}: for {accelerator}; name a profile that has it")
+            continue
         try:
             missing = load_backend(candidate.backend).available()
         except IncompatibleError as unknown:

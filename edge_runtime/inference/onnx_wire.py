@@ -10,6 +10,8 @@ Source: onnx.proto3 (field numbers), protobuf encoding (wire types).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from edge_runtime.errors import IncompatibleError
 
 _TENSOR = "tensor"
@@ -24,6 +26,7 @@ _LEADS: dict[str, dict[int, str]] = {
     "sparse": {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {},
 }
+_GRAPH, _NODE, _OP_TYPE = 7, 1, 4
 _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
 _MAX_DEPTH = 64
 _TAG_BITS = 32
@@ -42,6 +45,45 @@ def external_tensors(model: bytes, where: str) -> list[str]:
     except (IndexError, ValueError, RecursionError):
         raise IncompatibleError(f"{where} is not a whole ONNX model") from None
     return found
+
+
+def operators(model: bytes) -> list[str]:
+    """Kinds of the operators of the main graph, in the file's order.
+
+    Raises:
+        IncompatibleError: as above.
+    """
+    try:
+        graphs = [body for number, body in _records(memoryview(model)) if number == _GRAPH]
+        nodes = [body for g in graphs for number, body in _records(g) if number == _NODE]
+        return [
+            bytes(body[:200]).decode("utf-8", "replace")
+            for node in nodes
+            for number, body in _records(node)
+            if number == _OP_TYPE
+        ]
+    except (IndexError, ValueError):
+        raise IncompatibleError("not a whole ONNX model") from None
+
+
+def _records(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field that has a length; the others are stepped over."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            _, at = _varint(data, at)
+        elif wire == 2:
+            size, at = _varint(data, at)
+            if at + size > end:
+                raise ValueError("a record is longer than its message")
+            yield number, data[at : at + size]
+            at += size
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        else:
+            raise ValueError("an unknown wire type")
 
 
 def _walk(data: memoryview, message: str, found: list[str], depth: int) -> None:

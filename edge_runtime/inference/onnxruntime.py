@@ -7,9 +7,11 @@ memory, is refused before the engine sees it. A provider that does not run does 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -18,14 +20,18 @@ import numpy as np
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.errors import DeviceError, IncompatibleError, InputError
 from edge_runtime.inference.backend import (
+    Account,
     EngineOptions,
     Tensor,
     agree,
     cast,
     merge_options,
     one_line,
+    share_floor,
 )
+from edge_runtime.inference.fixed import fixed_size
 from edge_runtime.inference.onnx_wire import external_tensors
+from edge_runtime.inference.ort_account import Watch
 from edge_runtime.inference.ort_providers import CPU, start
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
@@ -81,7 +87,13 @@ class OrtBackend:
         return None
 
     def load(
-        self, model: bytes, manifest: Manifest, variant: Variant, engine: Engine | None
+        self,
+        model: bytes,
+        manifest: Manifest,
+        variant: Variant,
+        engine: Engine | None,
+        *,
+        watched: bool = False,
     ) -> OrtSession:
         """See `Backend`."""
         if missing := self.available():
@@ -95,17 +107,27 @@ class OrtBackend:
             )
         options = merge_options(variant, engine, FROM_BUNDLE)
         wanted = variant.providers or (engine.providers if engine else ()) or (CPU,)
-        inner, accelerator = start(
-            ort, model, lambda: _session_options(ort, options, variant), options, variant, wanted
-        )
-        return OrtSession(ort, inner, manifest, variant, accelerator)
+        watch = Watch(model) if watched and wanted[0] != CPU else None
+
+        def settings() -> Any:
+            made = _session_options(ort, options, variant)
+            if watch is not None:
+                watch.prepare(made)
+            return made
+
+        whole = share_floor(variant, engine) == 1.0
+        try:
+            inner, accelerator = start(ort, model, settings, options, variant, wanted, whole=whole)
+            account = partial(watch.account, inner, wanted[0]) if watch is not None else None
+            return OrtSession(ort, inner, manifest, variant, accelerator, account)
+        except BaseException:
+            if watch is not None:
+                watch.close()
+            raise
 
 
 class OrtSession:
     """A loaded ONNX model. See `Session`."""
-
-    lengths: tuple[int, ...] = ()
-    max_batch: int | None = None
 
     def __init__(
         self,
@@ -114,8 +136,10 @@ class OrtSession:
         manifest: Manifest,
         variant: Variant,
         accelerator: Accelerator,
+        account: Callable[[], Account] | None = None,
     ) -> None:
         self._inner = inner
+        self._account = account
         # The engine's wrapper keeps the file's bytes to start over on another provider; nobody
         # asks it to, and they weigh as much as the model.
         if hasattr(inner, "_model_bytes"):
@@ -134,6 +158,10 @@ class OrtSession:
             _tensors(inner.get_outputs(), variant),
             exactly=False,
         )
+        shapes = {one.name: one.shape for one in inner.get_inputs()}
+        length = fixed_size("sequence", manifest.inputs, shapes)
+        self.lengths: tuple[int, ...] = (length,) if length else ()
+        self.max_batch: int | None = fixed_size("batch", manifest.inputs, shapes)
         self._names = [spec.name for spec in self.outputs]
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in self.inputs}
         self.accelerator = accelerator
@@ -155,8 +183,15 @@ class OrtSession:
             ) from None
         return dict(zip(self._names, values, strict=True))
 
+    def account(self) -> Account | None:
+        """See `Session`."""
+        account, self._account = self._account, None
+        return account() if account is not None else None
+
     def close(self) -> None:
         """See `Session`."""
+        with contextlib.suppress(DeviceError):
+            self.account()  # What it has written goes, too.
         self._inner = None
 
 

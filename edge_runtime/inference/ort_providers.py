@@ -4,8 +4,8 @@ The engine falls back to the CPU by itself, node by node, and at most logs it. S
 tried alone first, with that fallback forbidden. What follows is told as `Accelerator.degraded`:
 
 1. the accelerator alone: it took every node;
-2. the accelerator and the CPU: some nodes were left off. As it should be where the manifest says
-   that the accelerator's share is below 1, degraded where not;
+2. the accelerator and the CPU: some nodes were left off. Degraded where all must run there; else
+   the self-test holds the share that really ran there against the floor (`backend.share_floor`);
 3. the CPU: the accelerator is not in this build, or did not start. Degraded.
 """
 
@@ -34,12 +34,15 @@ def start(
     options: EngineOptions,
     variant: Variant,
     wanted: Sequence[str],
+    *,
+    whole: bool,
 ) -> tuple[Any, Accelerator]:
     """An inference session, and what runs in it.
 
     Args:
         settings: makes fresh session options; each try needs its own.
         wanted: providers in order; the first is the one that is meant.
+        whole: whether every node must run there.
 
     Raises:
         IncompatibleError: the model does not load, on the CPU either.
@@ -48,7 +51,6 @@ def start(
     meant = wanted[0]
     known = ort.get_available_providers()
     present = [name for name in wanted if name in known]
-    whole = variant.placement.share.value in (None, 1.0)
     reason = ""
 
     def attempt(providers: Sequence[str], *, alone: bool = False) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import DeviceError, InputError
-from edge_runtime.inference.backend import Session, Tensor, load_backend
+from edge_runtime.inference.backend import Account, Session, Tensor, load_backend
 from edge_runtime.inference.batching import fit, most_rows, pad, plan
 from edge_runtime.inference.tasks.items import Item, collate
 from edge_runtime.inference.tasks.results import FloatArray, Raw, Result
@@ -54,9 +54,17 @@ class Pipeline:
 
     @classmethod
     def open(
-        cls, bundle: VerifiedBundle, variant: Variant, engine: Engine | None = None
+        cls,
+        bundle: VerifiedBundle,
+        variant: Variant,
+        engine: Engine | None = None,
+        *,
+        watched: bool = False,
     ) -> Pipeline:
         """Load `variant` of `bundle`, with the profile's `engine` where there is a profile.
+
+        Args:
+            watched: keep the account that `account` gives.
 
         Raises:
             IncompatibleError: unknown task, step, backend or option; engine not installed; a
@@ -65,7 +73,9 @@ class Pipeline:
         """
         steps = declared_steps(bundle.manifest)
         backend = load_backend(variant.backend)
-        session = backend.load(bundle.read(variant.file), bundle.manifest, variant, engine)
+        session = backend.load(
+            bundle.read(variant.file), bundle.manifest, variant, engine, watched=watched
+        )
         try:
             reader = steps.open(bundle.read, session.lengths[-1] if session.lengths else None)
         except BaseException:
@@ -77,6 +87,14 @@ class Pipeline:
     def accelerator(self) -> Accelerator:
         """What was asked for and what runs."""
         return self._session.accelerator
+
+    def account(self) -> Account | None:
+        """Where the operators ran, see `Session`.
+
+        Raises:
+            DeviceError: the engine does not tell.
+        """
+        return self._session.account()
 
     @property
     def task(self) -> Task:

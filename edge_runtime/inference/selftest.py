@@ -5,15 +5,19 @@ in this order, and stops at the first that fails:
 
 1. accelerator: what was asked for is what runs;
 2. steps: the raw golden inputs give the golden tensors, and no more tokens than a text may have;
-3. numbers: every golden case is finite, of the right shape, and at or above the tolerance's floor;
-4. latency: the 95th percentile of whole answers is within the budget;
-5. memory: the resident set of this process is within the budget.
+3. placement: by the engine's own account of a run, enough operators ran on the accelerator;
+4. numbers: every golden case is finite, of the right shape, and at or above the tolerance's floor;
+5. latency: the 95th percentile of whole answers is within the budget;
+6. leak: answering the same again and again, the process does not keep more and more memory;
+7. memory: the resident set of this process is within the budget.
 
-An engine that crashes outright takes the process along; the supervisor reads that as a failure.
+An engine that crashes or hangs takes the process along: a device runs this in one made for it, see
+`agent.proving`. The process that serves then needs only `confirm`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,8 +28,9 @@ import numpy as np
 from edge_runtime.bundle.manifest import Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import EdgeError, UntrustedError
+from edge_runtime.inference.backend import Account, share_floor
 from edge_runtime.inference.golden import Case, load_golden, mismatch, size_differs, worst
-from edge_runtime.inference.memory import rss_bytes, trim
+from edge_runtime.inference.memory import growth_bytes, rss_bytes, trim
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.messages.worker import SelfTestReport
@@ -39,6 +44,14 @@ MAX_STEP_GAP = 0.02
 MAX_REASON = 2000
 TIMING_S = 1.5
 """Timing ends after RUNS answers, or after this long once there are MIN_RUNS."""
+LEAK_RUNS = 100
+LEAK_S = 1.0
+CONFIRMED = 4
+"""Golden cases that are answered once more in the process that will serve."""
+
+
+def _quiet(_stage: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(slots=True)
@@ -49,59 +62,114 @@ class _Found:
     cases: int = 0
     latency_p95_ms: float = 0.0
     rss_bytes: int = field(default_factory=rss_bytes)
+    account: Account | None = None
+    growth_bytes: int = 0
 
 
 def self_test(
-    bundle: VerifiedBundle, pipeline: Pipeline, budget: Budget | None = None
+    bundle: VerifiedBundle,
+    pipeline: Pipeline,
+    budget: Budget | None = None,
+    engine: Engine | None = None,
+    at: Callable[[str], None] = _quiet,
 ) -> SelfTestReport:
-    """Prove `pipeline` on the golden vectors of `bundle`; without a budget, 4 and 5 only measure.
+    """Prove `pipeline` on the golden vectors of `bundle`; without a budget, 5 and 7 only measure.
+
+    Args:
+        engine: what the profile says of it, for the floor of 3.
+        at: is told what is done next.
 
     Raises:
         UntrustedError: the golden vectors themselves cannot be read.
     """
+    began_s = time.monotonic()
     cases = load_golden(bundle)
     found = _Found()
+    variant = pipeline.variant
     try:
-        reason = _check(pipeline, cases, budget, found)
+        fault, reason = _check(pipeline, cases, budget, engine, found, at)
     except EdgeError as error:
-        reason = str(error)
-    tolerance = pipeline.variant.tolerance
+        fault, reason = "engine", str(error)
     return SelfTestReport(
-        variant=pipeline.variant.id,
+        variant=variant.id,
         passed=not reason,
         reason=reason[:MAX_REASON],
-        metric=tolerance.metric,
+        metric=variant.tolerance.metric,
         value=found.value,
-        floor=tolerance.floor,
+        floor=variant.tolerance.floor,
         cases=found.cases,
         latency_p95_ms=found.latency_p95_ms,
         rss_bytes=found.rss_bytes,
         accelerator=pipeline.accelerator,
+        fault=fault if reason else "",
+        share=found.account.share if found.account else None,
+        share_floor=share_floor(variant, engine) if found.account else 0.0,
+        off=found.account.most if found.account else (),
+        growth_bytes=found.growth_bytes,
+        took_s=time.monotonic() - began_s,
     )
 
 
-def _check(pipeline: Pipeline, cases: Sequence[Case], budget: Budget | None, found: _Found) -> str:
-    """Steps 1 to 5; why the variant fails, or nothing."""
+def _check(
+    pipeline: Pipeline,
+    cases: Sequence[Case],
+    budget: Budget | None,
+    engine: Engine | None,
+    found: _Found,
+    at: Callable[[str], None],
+) -> tuple[str, str]:
+    """Steps 1 to 7; in a word and in a sentence why the variant fails, or nothing."""
     # 1. accelerator
     if pipeline.accelerator.degraded:
-        return pipeline.accelerator.degraded
+        return "placement", pipeline.accelerator.degraded
     # 2. steps
     for index, case in enumerate(cases):
         if reason := _too_long(pipeline, case):
-            return f"golden case {index}: {reason}"
+            return "steps", f"golden case {index}: {reason}"
         if case.raw is not None and (reason := _steps_differ(pipeline, case)):
-            return f"golden case {index}: {reason}"
-    # 3. numbers
+            return "steps", f"golden case {index}: {reason}"
+    # 3. placement
+    at("its first inference")
+    pipeline.run(cases[0].inputs)
+    found.account = pipeline.account()
+    if found.account and (reason := _too_few(found.account, share_floor(pipeline.variant, engine))):
+        return "placement", reason
+    # 4. numbers
+    at("the golden vectors")
     if reason := _numbers(pipeline, cases, found):
-        return reason
-    # 4. latency
+        return "numbers", reason
+    # 5. latency
+    at("timing")
     found.latency_p95_ms = _p95_ms(pipeline, cases)
     if budget and 0 < budget.latency_ms < found.latency_p95_ms:
-        return (
+        return "latency", (
             f"latency: the 95th percentile is {found.latency_p95_ms:.1f} ms, "
             f"the budget allows {budget.latency_ms:g} ms"
         )
-    # 5. memory
+    # 6. leak
+    at("looking for a leak")
+    longest = max(cases, key=lambda case: sum(tensor.size for tensor in case.inputs.values()))
+    found.growth_bytes = growth_bytes(lambda: pipeline.run(longest.inputs), LEAK_RUNS, LEAK_S)
+    if found.growth_bytes:
+        return "leak", (
+            f"leak: every inference keeps {found.growth_bytes} bytes or more, and does not stop to"
+        )
+    # 7. memory
+    return "memory", _too_large(budget, found)
+
+
+def _too_few(account: Account, floor: float) -> str:
+    """Whether fewer operators ran on the accelerator than had to."""
+    on = account.nodes - sum(account.off.values())
+    if on and account.share >= floor:
+        return ""
+    told = f"placement: {on} of {account.nodes} operators ran on the accelerator"
+    return f"{told} ({account.share:.0%}), at least {floor:.0%} is needed; on the CPU ran " + (
+        ", ".join(account.most) or "nothing"
+    )
+
+
+def _too_large(budget: Budget | None, found: _Found) -> str:
     trim()
     found.rss_bytes = rss_bytes()
     if budget and 0 < budget.ram_bytes < found.rss_bytes:
@@ -202,33 +270,105 @@ def first_passing(
 ) -> tuple[Pipeline | None, tuple[SelfTestReport, ...]]:
     """The first of `variants` that loads and passes, open; and a report on each that was tried.
 
-    A variant that fails is closed before the next is loaded: never are two models in memory.
+    All in this process. A variant that fails is closed before the next is loaded: never are two
+    models in memory.
 
     Raises:
         UntrustedError: the bundle's bytes are not to be believed; no other variant helps.
     """
     reports: list[SelfTestReport] = []
     for variant in variants:
-        try:
-            pipeline = Pipeline.open(bundle, variant, engine_of(variant))
-        except EdgeError as reason:
-            if isinstance(reason, UntrustedError):
-                raise
-            reports.append(_not_loaded(variant, str(reason)))
-            continue
-        try:
-            report = self_test(bundle, pipeline, budget)
-        except BaseException:
-            pipeline.close()
-            raise
+        pipeline, report = prove(bundle, variant, engine_of(variant), budget)
         reports.append(report)
-        if report.passed:
+        if pipeline is not None:
             return pipeline, tuple(reports)
-        pipeline.close()
     return None, tuple(reports)
 
 
-def _not_loaded(variant: Variant, reason: str) -> SelfTestReport:
+def prove(
+    bundle: VerifiedBundle,
+    variant: Variant,
+    engine: Engine | None,
+    budget: Budget | None = None,
+    at: Callable[[str], None] = _quiet,
+) -> tuple[Pipeline | None, SelfTestReport]:
+    """Load `variant` and test all of it; open where it passed.
+
+    Raises:
+        UntrustedError: the bundle's bytes are not to be believed.
+    """
+    at("loading")
+    return _opened(
+        bundle, variant, engine, lambda p: self_test(bundle, p, budget, engine, at), watched=True
+    )
+
+
+def confirm(
+    bundle: VerifiedBundle,
+    variant: Variant,
+    engine: Engine | None,
+    budget: Budget | None,
+    proved: SelfTestReport,
+) -> tuple[Pipeline | None, SelfTestReport]:
+    """Load `variant`, which was `proved` in another process, to serve it from this one.
+
+    What may differ here is looked at again: what runs, a few golden cases, and memory.
+
+    Raises:
+        UntrustedError: the bundle's bytes are not to be believed.
+    """
+    cases = load_golden(bundle)[:CONFIRMED]
+
+    def again(pipeline: Pipeline) -> SelfTestReport:
+        found = _Found()
+        fault, reason = "placement", pipeline.accelerator.degraded
+        try:
+            if not reason:
+                fault, reason = "numbers", _numbers(pipeline, cases, found)
+            if not reason:
+                fault, reason = "memory", _too_large(budget, found)
+        except EdgeError as error:
+            fault, reason = "engine", str(error)
+        return dataclasses.replace(
+            proved,
+            passed=not reason,
+            fault=fault if reason else "",
+            reason=reason[:MAX_REASON],
+            value=min(proved.value, found.value) if found.cases else proved.value,
+            rss_bytes=found.rss_bytes,
+            accelerator=pipeline.accelerator,
+        )
+
+    return _opened(bundle, variant, engine, again, watched=False)
+
+
+def _opened(
+    bundle: VerifiedBundle,
+    variant: Variant,
+    engine: Engine | None,
+    test: Callable[[Pipeline], SelfTestReport],
+    *,
+    watched: bool,
+) -> tuple[Pipeline | None, SelfTestReport]:
+    """The variant, if it passes `test`; closed if not."""
+    try:
+        pipeline = Pipeline.open(bundle, variant, engine, watched=watched)
+    except EdgeError as reason:
+        if isinstance(reason, UntrustedError):
+            raise
+        return None, failed(variant, "engine", str(reason))
+    passed = False
+    try:
+        report = test(pipeline)
+        passed = report.passed
+    finally:
+        if not passed:
+            pipeline.close()
+    return (pipeline if passed else None), report
+
+
+def failed(variant: Variant, fault: str, reason: str) -> SelfTestReport:
+    """The report on a variant of which nothing could be measured."""
     return SelfTestReport(
         variant=variant.id,
         passed=False,
@@ -240,4 +380,5 @@ def _not_loaded(variant: Variant, reason: str) -> SelfTestReport:
         latency_p95_ms=0.0,
         rss_bytes=rss_bytes(),
         accelerator=Accelerator(variant.id, requested=variant.backend, actual="none"),
+        fault=fault,
     )

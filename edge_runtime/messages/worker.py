@@ -21,6 +21,12 @@ MAX_FRAME_BYTES = 4 << 20
 MAX_GIVEN_BYTES = 2 << 20
 """Of a metadata file, whose base64 fits a frame."""
 OUTCOMES = ("signed", "untrusted", "metadata", "transfer", "device")
+FAULTS = (
+    "", "engine", "placement", "steps", "numbers", "latency", "memory", "leak", "crash", "hang",
+)  # fmt: skip
+"""Why a variant did not pass, in a word: "" where it did."""
+MAX_OFF = 8
+"""Kinds of operators that a report names; the most frequent."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -28,8 +34,11 @@ _LENGTH = struct.Struct(">I")
 class SelfTestReport:
     """One variant's self-test: golden vectors, placement, latency, memory.
 
-    `value` is the worst case of `metric`, to be at least `floor`. `latency_p95_ms` and
-    `rss_bytes` are measured in the very process that will serve.
+    `value` is the worst case of `metric`, to be at least `floor`. `fault` is one of FAULTS.
+    `share` of the model's operators ran on the accelerator by the engine's own account, at least
+    `share_floor` had to; None where the CPU was meant, or nothing ran. `off` are those that did
+    not, by kind with their number. `growth_bytes` is what each inference keeps, at the least.
+    Latency is that of the process that proved it, `rss_bytes` of the one that will serve.
     """
 
     variant: str
@@ -42,13 +51,43 @@ class SelfTestReport:
     latency_p95_ms: float
     rss_bytes: int
     accelerator: Accelerator
+    fault: str = ""
+    share: float | None = None
+    share_floor: float = 0.0
+    off: tuple[str, ...] = ()
+    growth_bytes: int = 0
+    took_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Prover to worker: what it is about to do, so that a crash or a hang can be told."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """Prover to worker, and worker to supervisor: a variant's proof has ended.
+
+    If it passed, it is loaded now. `left` are the variants that would come after it.
+    """
+
+    report: SelfTestReport
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Worker to supervisor: a variant passed; the reports of all that were tried, in order."""
+    """Worker to supervisor: a variant passed; the reports of all that were tried, in order.
+
+    `fitting` are all variants that the profile allows, in order; `accelerated` says that the one
+    which passed runs on more than the CPU.
+    """
 
     reports: tuple[SelfTestReport, ...]
+    fitting: tuple[str, ...] = ()
+    accelerated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +176,9 @@ class Verdict:
 
 
 Frame: TypeAlias = (
-    Ready | Refused | Serve | Drain | Connection | Heartbeat | Ask | Answer | Need | Given | Verdict
-)
+    Stage | Tried | Ready | Refused | Serve | Drain | Connection | Heartbeat | Ask | Answer
+    | Need | Given | Verdict
+)  # fmt: skip
 
 
 def to_frame(message: Frame) -> bytes:
@@ -185,8 +225,13 @@ def _from_body(body: bytes) -> Frame:
         UntrustedError,
     )
     match f.text("kind"):
+        case "Stage":
+            return Stage(f.text("name"))
+        case "Tried":
+            return Tried(_report(f.object("report")), f.texts("left", (), max_items=64))
         case "Ready":
-            return Ready(_reports(f))
+            fitting = f.texts("fitting", (), max_items=64)
+            return Ready(_reports(f), fitting, f.boolean("accelerated", False))
         case "Refused":
             return Refused(f.sentence("reason"), _reports(f))
         case "Serve":
@@ -251,4 +296,10 @@ def _report(f: Fields) -> SelfTestReport:
             actual=a.text("actual"),
             degraded=a.sentence("degraded", ""),
         ),
+        fault=f.choice("fault", FAULTS, ""),
+        share=f.number("share", low=0, high=1) if f.present("share") else None,
+        share_floor=f.number("share_floor", 0.0, low=0, high=1),
+        off=f.texts("off", (), max_items=MAX_OFF),
+        growth_bytes=f.integer("growth_bytes", 0),
+        took_s=f.number("took_s", 0.0, low=0),
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edge_runtime.errors import IncompatibleError
@@ -26,7 +28,9 @@ def ort() -> Any:
     return pytest.importorskip("onnxruntime", reason='pip install "edge-runtime[onnxruntime]"')
 
 
-def opened(folder: Path, *providers: str, share: float | None = None) -> tuple[Any, Pipeline]:
+def opened(
+    folder: Path, *providers: str, share: float | None = None, watched: bool = False
+) -> tuple[Any, Pipeline]:
     placement = {
         "accelerator": providers[0],
         "share": {"value": share, "evidence": "unknown" if share is None else "estimated"},
@@ -34,7 +38,7 @@ def opened(folder: Path, *providers: str, share: float | None = None) -> tuple[A
     }
     changed = {"providers": list(providers), "placement": placement}
     bundle = tiny_bundle(folder, [variant_json("v", "model.onnx", **changed)])
-    return bundle, Pipeline.open(bundle, bundle.manifest.variants[0])
+    return bundle, Pipeline.open(bundle, bundle.manifest.variants[0], watched=watched)
 
 
 def test_the_cpu_that_was_asked_for_is_not_degraded(ort: Any, tmp_path: Path) -> None:
@@ -56,26 +60,62 @@ def test_a_provider_that_this_build_has_not_is_told(ort: Any, tmp_path: Path, na
     assert report.reason == pipeline.accelerator.degraded
 
 
-@pytest.mark.parametrize("share", [None, 1.0])
 def test_a_provider_that_leaves_nodes_to_the_cpu_in_silence_is_told(
-    ort: Any, tmp_path: Path, share: float | None
+    ort: Any, tmp_path: Path
 ) -> None:
-    if ELSEWHERE not in ort.get_available_providers():
-        pytest.skip(f"this build of ONNX Runtime has no {ELSEWHERE}")
-    bundle, pipeline = opened(tmp_path, ELSEWHERE, CPU, share=share)
+    needs_elsewhere(ort)
+    bundle, pipeline = opened(tmp_path, ELSEWHERE, CPU)
     assert pipeline.accelerator.actual.endswith(f"{ELSEWHERE} and {CPU}")
     assert f"not every node runs on {ELSEWHERE}" in pipeline.accelerator.degraded
     assert not self_test(bundle, pipeline).passed
 
 
-def test_nodes_that_the_manifest_leaves_to_the_cpu_are_no_degradation(
-    ort: Any, tmp_path: Path
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
+def test_a_provider_that_ran_nothing_is_seen_whatever_the_manifest_promises(
+    ort: Any, tmp_path: Path, share: float
 ) -> None:
+    """The session has the provider, its list says so, and not one node of the profile is its."""
+    needs_elsewhere(ort)
+    bundle, pipeline = opened(tmp_path, ELSEWHERE, CPU, share=share, watched=True)
+    assert pipeline.accelerator.degraded == ""
+    report = self_test(bundle, pipeline)
+    assert not report.passed
+    assert report.fault == "placement"
+    assert report.share == 0.0
+    assert report.reason.startswith("placement: 0 of ")
+    assert "MatMul x" in report.reason
+
+
+def test_an_account_is_kept_in_no_file_that_stays(
+    ort: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_elsewhere(ort)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    _, pipeline = opened(tmp_path / "a", ELSEWHERE, CPU, share=0.5, watched=True)
+    assert list(scratch.iterdir())
+    pipeline.close()
+    _, pipeline = opened(tmp_path / "b", ELSEWHERE, CPU, share=0.5, watched=True)
+    pipeline.run({name: np.ones((1, 16), np.int64) for name in ("input_ids", "attention_mask")})
+    account = pipeline.account()
+    assert account is not None
+    assert account.share == 0.0
+    assert account.nodes > 20
+    assert pipeline.account() is None
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_cpu_needs_no_account(ort: Any, tmp_path: Path) -> None:
+    bundle, pipeline = opened(tmp_path, CPU, watched=True)
+    report = self_test(bundle, pipeline)
+    assert report.passed
+    assert report.share is None
+
+
+def needs_elsewhere(ort: Any) -> None:
     if ELSEWHERE not in ort.get_available_providers():
         pytest.skip(f"this build of ONNX Runtime has no {ELSEWHERE}")
-    bundle, pipeline = opened(tmp_path, ELSEWHERE, CPU, share=0.5)
-    assert pipeline.accelerator.degraded == ""
-    assert self_test(bundle, pipeline).passed
 
 
 def test_the_variant_for_the_cpu_takes_over(ort: Any, tmp_path: Path) -> None:

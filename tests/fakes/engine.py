@@ -17,14 +17,14 @@ from safetensors.numpy import save
 from edge_runtime.bundle.manifest import Manifest, TensorSpec, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.errors import DeviceError, IncompatibleError
-from edge_runtime.inference.backend import Tensor
+from edge_runtime.inference.backend import Account, Tensor
 from edge_runtime.inference.tasks.tokenize import Tokenize, TokenizeOptions
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 from tests.fakes.tiny import FIXTURE, LABELS, TEXTS, tiny_bundle, variant_json
 
 BACKEND = "tests.fakes.engine:FakeBackend"
-FAULTS = ("nan", "shape", "sign", "size", "slow", "fails", "absent", "degraded")
+FAULTS = ("nan", "shape", "sign", "size", "slow", "fails", "absent", "degraded", "leaks")
 WEIGHTS = np.random.default_rng(5).normal(size=(1024, len(LABELS))).astype(np.float32)
 
 
@@ -39,6 +39,7 @@ class FakeSession:
         degraded = "the chip is gone; the CPU runs instead" if self.fault == "degraded" else ""
         self.accelerator = Accelerator(variant.id, "fake: chip", "fake: chip", degraded)
         self.shapes: list[tuple[int, ...]] = []
+        self.kept: list[Tensor] = []
         self.closed = 0
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,6 +51,8 @@ class FakeSession:
         self.shapes.append(ids.shape)
         if self.fault == "fails":
             raise DeviceError("the fake engine failed")
+        if self.fault == "leaks":
+            self.kept.append(np.ones(1 << 14))
         if self.fault == "slow":
             time.sleep(0.02)
         logits = (WEIGHTS[ids] * mask[..., None]).sum(axis=1) / mask.sum(axis=1)[:, None]
@@ -59,6 +62,9 @@ class FakeSession:
         if self.fault == "shape":
             logits = logits[:, 1:]
         return {"logits": {"sign": -logits, "size": 3 * logits}.get(self.fault, logits)}
+
+    def account(self) -> Account | None:
+        return None
 
     def close(self) -> None:
         self.closed += 1
@@ -71,7 +77,13 @@ class FakeBackend:
         return None
 
     def load(
-        self, model: bytes, manifest: Manifest, variant: Variant, engine: Engine | None
+        self,
+        model: bytes,
+        manifest: Manifest,
+        variant: Variant,
+        engine: Engine | None,
+        *,
+        watched: bool = False,
     ) -> FakeSession:
         if variant.options.get("fault") == "absent":
             raise IncompatibleError(f"variant {variant.id}: no fake engine here")

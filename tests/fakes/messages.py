@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from edge_runtime.bundle.chunks import file_entry
@@ -69,6 +70,18 @@ REPORT = worker.SelfTestReport(
     rss_bytes=66 << 20,
     accelerator=ACCELERATOR,
 )
+FAILED = dataclasses.replace(
+    REPORT,
+    variant="npu",
+    passed=False,
+    reason="placement: 16 of 80 operators ran on the accelerator",
+    fault="placement",
+    share=0.2,
+    share_floor=0.3,
+    off=("RESHAPE x22", "MUL x7"),
+    growth_bytes=164,
+    took_s=1.5,
+)
 FRAME_MESSAGES: tuple[worker.Frame, ...] = (
     worker.Ready((REPORT,)),
     worker.Refused("no variant passed", (REPORT, REPORT)),
@@ -79,5 +92,8 @@ FRAME_MESSAGES: tuple[worker.Frame, ...] = (
     worker.Ask("r1", ("one", "zwei ü")),
     worker.Answer("r1", ({"label": "admin"},)),
     worker.Answer("r2", (), "too long"),
+    worker.Stage("loading"),
+    worker.Tried(FAILED, ("litert-cpu", "ort-cpu")),
+    worker.Ready((FAILED, REPORT), ("npu", "litert-cpu"), accelerated=True),
 )
 FRAMES: tuple[bytes, ...] = tuple(worker.to_frame(message) for message in FRAME_MESSAGES)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import IncompatibleError
-from edge_runtime.inference.onnx_wire import _varint, external_tensors
+from edge_runtime.inference.onnx_wire import _varint, external_tensors, operators
+from tests.fakes.onnx_files import onnx_file
 from tests.fakes.tiny import FIXTURE
 
 MODEL = (FIXTURE / "model.onnx").read_bytes()
@@ -147,3 +149,11 @@ def test_noise_is_refused_or_harmless(data: bytes) -> None:
         external_tensors(data, "model")
     except IncompatibleError as reason:
         assert str(reason) == "model is not a whole ONNX model"  # noqa: PT017
+
+
+def test_the_operators_of_a_file_are_known_without_reading_its_weights() -> None:
+    nodes = [("MatMul", ["x", "w"], "a"), ("Relu", ["a"], "y")]
+    file = onnx_file(("x", (1, 2)), ("y", (1, 2)), nodes, {"w": np.eye(2, dtype=np.float32)})
+    assert operators(file) == ["MatMul", "Relu"]
+    with pytest.raises(IncompatibleError):
+        operators(file[:-3])

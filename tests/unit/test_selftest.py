@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ import pytest
 from safetensors.numpy import save
 
 from edge_runtime.errors import UntrustedError
-from edge_runtime.inference.backend import BACKENDS
+from edge_runtime.inference.backend import BACKENDS, share_floor
 from edge_runtime.inference.golden import cosine, load_golden
-from edge_runtime.inference.memory import rss_bytes
+from edge_runtime.inference.memory import growth_bytes, rss_bytes
 from edge_runtime.inference.pipeline import Pipeline
-from edge_runtime.inference.selftest import first_passing, self_test
+from edge_runtime.inference.selftest import CONFIRMED, confirm, first_passing, self_test
 from edge_runtime.messages.worker import SelfTestReport
-from edge_runtime.profile import Budget
+from edge_runtime.profile import Budget, Engine
 from tests.fakes.engine import BACKEND, FakeBackend, fake_bundle, fake_golden, fake_variant
 from tests.fakes.tiny import TEXTS, tiny_bundle, variant_json
 
@@ -46,6 +47,7 @@ def test_a_right_engine_passes_and_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
+        ("leaks", r"leak: every inference keeps 1[0-9]{5} bytes or more"),
         ("nan", "golden case 0: logits holds NaN or infinity"),
         ("shape", r"golden case 0: logits has the shape \[1, 3\], expected \[1, 4\]"),
         ("sign", "cosine -1.0000 to the float reference, at least 0.97 is needed"),
@@ -171,6 +173,57 @@ def test_a_bundle_that_lies_is_not_passed_over_but_refused(tmp_path: Path) -> No
     (tmp_path / "fake.bin").write_bytes(b"evil")
     with pytest.raises(UntrustedError):
         first_passing(bundle, bundle.manifest.variants, lambda _: None)
+
+
+def test_growth_that_happens_once_is_no_leak() -> None:
+    kept: list[Any] = []
+
+    def work() -> None:
+        if not kept:
+            kept.append(np.ones(1 << 20))
+
+    assert growth_bytes(work, 40, 1.0) == 0
+
+
+def test_what_serves_is_confirmed_cheaply_after_its_proof(tmp_path: Path) -> None:
+    bundle = fake_bundle(tmp_path)
+    variant = bundle.manifest.variants[0]
+    proved = dataclasses.replace(prove(tmp_path / "there"), latency_p95_ms=7.0, rss_bytes=1)
+    pipeline, report = confirm(bundle, variant, None, None, proved)
+    assert pipeline is not None
+    assert report.passed
+    assert (report.latency_p95_ms, report.cases) == (7.0, proved.cases)
+    assert report.rss_bytes > 1 << 20
+    assert len(FakeBackend.sessions[-1].shapes) <= CONFIRMED
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [("sign", "numbers"), ("fails", "engine"), ("degraded", "placement")]
+)
+def test_what_is_wrong_in_the_process_that_would_serve_is_refused_there(
+    tmp_path: Path, fault: str, kind: str
+) -> None:
+    proved = prove(tmp_path / "there")
+    bundle = fake_bundle(tmp_path, [fake_variant(fault=fault)])
+    pipeline, report = confirm(bundle, bundle.manifest.variants[0], None, None, proved)
+    assert pipeline is None
+    assert not report.passed
+    assert report.fault == kind
+    assert FakeBackend.sessions[-1].closed == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "coverage", "floor"),
+    [(None, 0.0, 1.0), (None, 0.9, 0.9), (1.0, 0.0, 0.95), (0.5, 0.9, 0.9), (0.02, 0.0, 0.0)],
+)
+def test_the_floor_of_placement_is_the_higher_of_what_profile_and_evidence_say(
+    tmp_path: Path, share: float | None, coverage: float, floor: float
+) -> None:
+    placement = {"accelerator": "npu", "share": {"value": share, "evidence": "unknown"}, "off": []}
+    bundle = fake_bundle(tmp_path, [fake_variant() | {"placement": placement}])
+    variant = bundle.manifest.variants[0]
+    engine = Engine("fake", "", (), 1, {}, accelerator="npu", coverage=coverage)
+    assert share_floor(variant, engine) == pytest.approx(floor)
 
 
 def test_the_resident_set_is_known_on_linux() -> None:

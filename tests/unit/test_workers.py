@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,17 +18,22 @@ from edge_runtime.agent.order import Order
 from edge_runtime.agent.process import Phase, WorkerProcess
 from edge_runtime.agent.workers import Workers
 from edge_runtime.errors import DeviceError, InputError
+from edge_runtime.fields import Json
 from edge_runtime.messages.worker import (
     Answer,
     Ask,
+    Drain,
     Frame,
     FrameReader,
     Heartbeat,
     Ready,
+    Refused,
     Serve,
+    Tried,
     to_frame,
 )
 from edge_runtime.telemetry import Metrics, Snapshot
+from tests.fakes.reports import ready, report
 
 ORDER = Order(
     control=-1,
@@ -55,11 +60,13 @@ class Scripted(WorkerProcess):
 
     def __init__(self, order: Order, now_s: float) -> None:
         self.manifest_sha256 = order.manifest_sha256
+        self.variants = order.variants
         self.phase = Phase.LOADING
         self.heard_s = now_s
         self.deadline_s: float | None = now_s + order.worker.start_timeout_s
         self.asks: set[str] = set()
         self.accelerator = None
+        self.loading = self.ready = None
         self.fault = ""
         ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
@@ -112,6 +119,9 @@ class Ears:
 
     def counted(self, pid: int, manifest_sha256: str, snapshot: Snapshot | None) -> None:
         pass
+
+    def event(self, kind: str, text: str, details: Mapping[str, Json]) -> None:
+        self.said.append((kind, text))
 
     def answered(self, answer: Answer) -> None:
         self.said.append(("answered", answer.id, answer.error))
@@ -298,3 +308,158 @@ def test_a_worker_without_its_descriptor_is_an_error_of_ours_that_is_told() -> N
     with pytest.raises(DeviceError, match="worker cannot be started"):
         WorkerProcess(order, 0.0)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# A bundle's variants: what is passed over, and what comes back.
+
+
+def told(stage: Stage) -> list[str]:
+    return [said[0] for said in stage.ears.said]
+
+
+def degraded(stage: Stage) -> Scripted:
+    """A worker that serves on the CPU, for the accelerator crashed in its proof."""
+    stage.workers.start_active("a")
+    worker = stage.made[-1]
+    worker.say(Tried(report("npu", "crash"), ("cpu",)), Tried(report("cpu")),
+               ready("cpu", "npu", fitting=("npu", "cpu")))  # fmt: skip
+    stage.look()
+    assert stage.workers.serving == "a"
+    return worker
+
+
+def wait(stage: Stage, worker: Scripted, seconds: float) -> None:
+    """Time passes, the worker lives."""
+    for _ in range(int(seconds)):
+        stage.now_s += 1.0
+        worker.say(heartbeat())
+        stage.look()
+        stage.look()
+
+
+def test_a_device_that_is_degraded_says_so(play: Callable[..., Stage]) -> None:
+    stage = play()
+    degraded(stage)
+    accelerator = stage.workers.accelerator
+    assert accelerator is not None
+    assert accelerator.variant == "cpu"
+    assert accelerator.degraded == "npu: npu has the fault crash"
+    assert told(stage) == ["variant-refused", "served"]
+
+
+def test_each_proof_gets_its_own_time(play: Callable[..., Stage]) -> None:
+    stage = play()
+    stage.workers.start_active("a")
+    (worker,) = stage.made
+    for _ in range(3):
+        stage.now_s += 200.0
+        worker.say(Tried(report("npu", "hang"), ("cpu",)))
+        stage.look()
+    assert worker.fault == ""
+    worker.say(Tried(report("cpu")))
+    stage.look()
+    stage.now_s += ORDER.worker.prove_timeout_s + 1.0  # What was proved loads no slower than there.
+    stage.look()
+    assert worker.fault == "the worker did not load in time"
+
+
+def test_the_accelerator_is_proved_again_beside_the_worker_that_serves(
+    play: Callable[..., Stage],
+) -> None:
+    stage = play()
+    first = degraded(stage)
+    wait(stage, first, 80.0)
+    assert len(stage.made) == 2
+    second = stage.made[-1]
+    assert second.variants == ("npu",)
+    assert stage.workers.pids == {"worker": first.pid, "candidate": second.pid}
+    second.say(Tried(report("npu")), ready("npu", fitting=("npu", "cpu")))
+    stage.look()
+    assert Drain() in first.heard()
+    assert Serve() in second.heard()
+    assert told(stage)[-2:] == ["accelerator-recovered", "served"]
+    assert "failed" not in told(stage)
+    assert stage.workers.accelerator is not None
+    assert stage.workers.accelerator.degraded == ""
+
+
+def test_a_proof_that_fails_again_harms_nobody_and_waits_longer(play: Callable[..., Stage]) -> None:
+    stage = play()
+    first = degraded(stage)
+    wait(stage, first, 80.0)
+    stage.made[-1].say(Tried(report("npu", "crash")), Refused("no variant passed"))
+    stage.look()
+    stage.look()
+    assert told(stage) == ["variant-refused", "served"]
+    wait(stage, first, 80.0)
+    assert len(stage.made) == 2
+    wait(stage, first, 80.0)
+    assert len(stage.made) == 3
+    assert first.fault == ""
+
+
+def test_an_update_comes_before_a_better_variant(play: Callable[..., Stage]) -> None:
+    stage = play()
+    first = degraded(stage)
+    wait(stage, first, 80.0)
+    renewal = stage.made[-1]
+    stage.workers.start_candidate("b")
+    assert renewal.fault == "not needed any more"
+    assert [worker.manifest_sha256 for worker in stage.made] == ["a", "a", "b"]
+    wait(stage, first, 200.0)
+    assert len(stage.made) == 3  # Not while the candidate is tested.
+
+
+def test_a_worker_that_dies_on_what_it_loads_is_followed_by_one_without_it(
+    play: Callable[..., Stage],
+) -> None:
+    stage = play()
+    stage.workers.start_candidate("b")
+    (worker,) = stage.made
+    worker.say(Tried(report("npu"), ("cpu",)))
+    stage.look()
+    worker.theirs.close()
+    stage.look()
+    assert told(stage) == ["variant-refused"]
+    assert stage.made[-1].variants == ("cpu",)
+    stage.made[-1].say(Tried(report("cpu")), ready("cpu", fitting=("npu", "cpu")))
+    stage.look()
+    assert stage.ears.said[-1] == ("tested", "b", "True", "")
+
+
+def test_a_crash_on_an_accelerator_is_not_the_bundles_until_the_cpu_crashes_too(
+    play: Callable[..., Stage],
+) -> None:
+    stage = play()
+    stage.workers.start_active("a")
+    for _ in range(ORDER.worker.max_crashes + 1):
+        stage.made[-1].say(Tried(report("npu")), ready("npu", fitting=("npu", "cpu")))
+        stage.look()
+        assert stage.made[-1].variants == ()
+        stage.made[-1].theirs.close()
+        stage.look()
+    assert "failed" not in told(stage)
+    assert stage.made[-1].variants == ("cpu",)
+    stage.made[-1].say(Tried(report("cpu")), ready("cpu", fitting=("npu", "cpu")))
+    stage.look()
+    assert told(stage)[-2:] == ["accelerator-lost", "served"]
+    stage.made[-1].theirs.close()
+    stage.look()
+    assert told(stage)[-1] == "failed"
+
+
+def test_another_driver_is_proved_beside_who_serves_on_the_old(play: Callable[..., Stage]) -> None:
+    stage = play()
+    stage.workers.start_active("a")
+    first = stage.made[-1]
+    first.say(Tried(report("npu")), ready("npu", fitting=("npu", "cpu")))
+    stage.look()
+    stage.workers.drivers_changed()
+    stage.look()
+    assert stage.made[-1].variants == ("npu", "cpu")
+    assert first.fault == ""
+    stage.made[-1].say(Tried(report("npu", "numbers"), ("cpu",)), Tried(report("cpu")),
+                       ready("cpu", "npu", fitting=("npu", "cpu")))  # fmt: skip
+    stage.look()
+    assert "accelerator-lost" in told(stage)
+    assert Drain() in first.heard()
