@@ -12,6 +12,7 @@ PYTHON := $(VENV)/bin/python
 HOST_EXTRAS := convert,optimum,litert,fleet,demo,dev
 DEVICE_EXTRAS := onnxruntime,litert,images,fleet,test
 TORCH := torch==2.13.0
+TARGETS := vela qnn openvino
 
 # What is judged by ruff and mypy: whatever of this is in the checkout.
 SOURCES := $(wildcard edge_runtime converters examples benchmarks tests)
@@ -32,7 +33,7 @@ export HF_HUB_OFFLINE := 1
 
 .NOTPARALLEL:
 .PHONY: help demo test check style format bench reliability board-powercut setup setup-devices \
-    setup-tensorflow setup-broker clean distclean
+    setup-tensorflow setup-targets setup-broker clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -40,7 +41,7 @@ help: ## this list
 demo: setup ## the product's main job on a real model and real text
 	@$(PYTHON) -m examples.demo $(DEMO_ARGS)
 
-test: setup style setup-devices setup-tensorflow setup-broker ## set up, style, and every test on every Python found
+test: setup style setup-devices setup-tensorflow setup-targets setup-broker ## set up, style, and every test on every Python found
 	@$(DEV)/test.sh
 
 check: style ## the quick one: style, then the unit tests
@@ -90,6 +91,9 @@ setup-tensorflow: ## set up .venv-tensorflow, where Keras models and SavedModels
 	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
 	    echo "make: no Python 3.11 to 3.13 with venv was found; install one" >&2; exit 1; }; \
 	$(DEV)/make-venv.sh .venv-tensorflow "$$python" keras constraints/tensorflow.txt
+
+setup-targets: setup ## set up .venv-targets: the vendors' tools that `make test` asks
+	@EDGE_TARGETS=$${EDGE_TARGETS:-$(CURDIR)/.venv-targets} $(PYTHON) -m converters.cli setup-target $(TARGETS)
 
 setup-broker:
 	@if [[ $(SYSTEM) != 0 ]]; then $(DEV)/install-mosquitto.sh; $(DEV)/install-tools.sh; fi

@@ -22,11 +22,16 @@ examples:
   edge-convert optimize examples/debian-sections/recipe-search.toml --profile generic-x86_64 \\
       --budget faster=8,smaller=10,drop=1.4% --out build/search
       search for the best bundle within a budget: smaller shapes, distilled and quantized
+  edge-convert join build/debian-sections-1.0.0-generic-x86_64.edge \\
+      build/debian-sections-1.0.0-raspberry-pi-5.edge --out build
+      one bundle for both boards; each fetches its own part of it
   edge-convert inspect build/debian-sections-1.0.0-generic-x86_64.edge
   edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
   edge-convert compare build/debian-sections-1.0.0-generic-x86_64.edge \\
       build/search/debian-sections-small-1.0.0-generic-x86_64.edge
   edge-convert profiles
+  edge-convert place my/model.tflite --profile imx93
+      which operators run on its NPU, which do not and why
 """
 
 
@@ -41,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action=VersionAction, help="show the release and end")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_run, _optimize, _inspect, _verify, _compare, _profiles):
+    for add in (
+        _run, _optimize, _join, _inspect, _verify, _compare, _profiles, _place, _setup_target,
+    ):  # fmt: skip
         add(verbs)
     return top
 
@@ -69,6 +76,9 @@ def _run(verbs: Verbs) -> None:
     )
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where bundles go")
     run.add_argument(
+        "--join", action="store_true", help="one bundle more, for all the profiles, see join"
+    )
+    run.add_argument(
         "--model", metavar="MODEL", help="another model than the recipe's: a Hugging Face id, a "
         "folder, python-package:NAME, a model file, or FILE.py:FUNCTION",
     )  # fmt: skip
@@ -77,6 +87,11 @@ def _run(verbs: Verbs) -> None:
         "--quick",
         action="store_true",
         help="train on fewer rows and measure fewer, to see it work; figures say their n",
+    )
+    run.add_argument(
+        "--allow-fallback",
+        action="store_true",
+        help="take a model of which an accelerator runs less than the profile's floor",
     )
     run.add_argument(
         "--cache",
@@ -142,6 +157,31 @@ def _optimize(verbs: Verbs) -> None:
         help="where results of passes are kept (default: %(default)s; $EDGE_CACHE)",
     )  # fmt: skip
     optimize.add_argument("--json", action="store_true", help="everything on stdout, as JSON")
+
+
+def _join(verbs: Verbs) -> None:
+    join = _verb(
+        verbs,
+        "join",
+        "one bundle out of those of one model for several boards",
+        "Put bundles of one model and version, each made for other profiles, into one, "
+        "NAME-VERSION-joined.edge and the same as a folder. Its variants stand in the order of the "
+        "bundles and say which boards they are for; a device fetches only the files that it can "
+        "run, and what all share once. Every variant that runs on this host is proved on the "
+        "golden vectors; the others are named as unproved.",
+        """\
+  edge-convert join build/debian-sections-1.0.0-generic-x86_64.edge \\
+      build/debian-sections-1.0.0-raspberry-pi-5.edge --out build
+  edge-convert run my/recipe.toml --profile raspberry-pi-5 --profile my/board.toml \\
+      --out build --join
+""",
+    )
+    join.add_argument(
+        "bundles", nargs="+", type=Path, metavar="BUNDLE", help="an .edge file or a bundle's "
+        "folder, two or more; the first one's profile is the bundle's own",
+    )  # fmt: skip
+    join.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    join.add_argument("--json", action="store_true", help="what was written, as JSON")
 
 
 def _inspect(verbs: Verbs) -> None:
@@ -212,17 +252,77 @@ def _profiles(verbs: Verbs) -> None:
     profiles = _verb(
         verbs,
         "profiles",
-        "list device profiles, or show one",
-        "List the device profiles that are shipped; or show one, or check one of your own: its "
-        "fields, the source of each, and that its engines can be converted for.",
+        "list device profiles, or explain one",
+        "List the device profiles that are shipped: board, memory, what computes, and the system "
+        "image. Or explain one, or check one of your own: what the board is, the ways it runs "
+        "models in order, what each accelerator demands of a model, and the source of each value.",
         """\
   edge-convert profiles
   edge-convert profiles raspberry-pi-5
   edge-convert profiles my/board.toml
+  edge-convert profiles qcs6490 --json | jq '.engines[0].demands'
 """,
     )
-    profiles.add_argument("name", nargs="?", help="show this one: a name or a .toml file")
+    profiles.add_argument("name", nargs="?", help="explain this one: a name or a .toml file")
     profiles.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _place(verbs: Verbs) -> None:
+    place = _verb(
+        verbs,
+        "place",
+        "say which operators run on a board's accelerator, and why the others do not",
+        "Ask the vendor's own compiler, or where there is none for this host the documented rules, "
+        "about each engine of the profiles that has an accelerator: which operators run there, "
+        "which fall to the CPU and why, the partitions, the vendor's estimate of the time, and how "
+        "all that is known. Of a bundle, each variant is asked about. Ends with 1 where less runs "
+        "there than the profile's floor.",
+        """\
+  edge-convert place my/model.tflite --profile imx93 --profile coral-dev-board
+  edge-convert place my/model.onnx --profile qcs6490 --allow-fallback
+  edge-convert place my.edge --profile imx93 --out build/placed    keep what was compiled
+  edge-convert place --json my.edge --profile imx93 | jq '.[] | {engine, share, evidence}'
+""",
+    )
+    place.add_argument(
+        "what", metavar="MODEL|BUNDLE", help="an .onnx or .tflite file; an .edge file or a "
+        "bundle's folder",
+    )  # fmt: skip
+    place.add_argument(
+        "--profile",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="device profile: a name from `edge-convert profiles`, or a .toml file; repeatable",
+    )
+    place.add_argument(
+        "--allow-fallback", action="store_true", help="end with 0 whatever runs on the CPU"
+    )
+    place.add_argument("--nodes", action="store_true", help="a row for every node")
+    place.add_argument(
+        "--out", type=Path, metavar="DIR", help="where files that a tool compiled are kept"
+    )
+    place.add_argument("--json", action="store_true", help="everything, as JSON")
+
+
+def _setup_target(verbs: Verbs) -> None:
+    setup = _verb(
+        verbs,
+        "setup-target",
+        "set up a vendor's tool, which says where operators run",
+        "Make an environment of its own for a vendor's compiler or emulator, from the package "
+        "index that pip is configured for ($PIP_ARGS is handed to it), in $EDGE_TARGETS or "
+        "~/.cache/edge-runtime/targets. Done once; again it does nothing. Without a name, show "
+        "which tools there are and which are set up.",
+        """\
+  edge-convert setup-target
+  edge-convert setup-target vela
+  PIP_ARGS="--index-url https://my.index/simple" edge-convert setup-target qnn openvino
+""",
+    )
+    setup.add_argument("name", nargs="*", metavar="NAME", help="the target; several, one by one")
+    setup.add_argument("--list", action="store_true", help="show what there is and what is set up")
+    setup.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_shape(verb: argparse.ArgumentParser) -> None:

@@ -14,7 +14,9 @@ from converters.data import load_dataset
 from converters.export import require_optimum
 from converters.metrics import find_metric
 from converters.model import SUFFIXES
-from converters.quantize import quantizer_path
+from converters.placement.build import BUILDERS, check_scheme
+from converters.placement.targets import TARGETS
+from converters.quantize import ENGINES, quantizer_path
 from converters.quantize.config import QuantizeConfig
 from converters.recipe import Recipe, load_recipe
 from edge_runtime.errors import DeviceError, InputError
@@ -37,13 +39,18 @@ def check_engines(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
 
 
 def check_profile(profile: DeviceProfile) -> None:
-    """Every engine of the profile can be exported to, and quantized for as the profile says.
+    """Every engine of the profile can be exported to, quantized for and placed as it says.
 
     Raises:
         InputError: not so.
     """
     _check_backends(profile)
     for engine in profile.engines:
+        if engine.compiler and engine.compiler not in TARGETS:
+            raise InputError(
+                f"profile {profile.name}: compiler {engine.compiler!r} of {engine.id} is not "
+                f"known; known are {', '.join(TARGETS)}"
+            )
         for scheme in filter(None, (engine.quantization, engine.convolutions)):
             _check_quantizer(f"profile {profile.name}", engine.backend, scheme)
 
@@ -59,7 +66,10 @@ def _check_backends(profile: DeviceProfile) -> None:
 
 def _check_quantizer(where: str, backend: str, quantization: str) -> None:
     try:
-        quantizer_path(backend, quantization)
+        if backend in BUILDERS:
+            check_scheme(backend, quantization)
+        else:
+            quantizer_path(backend, quantization)
     except InputError as reason:
         raise InputError(f"{where}: {reason}") from None
 
@@ -68,10 +78,10 @@ def _check_quantizers(
     recipe: Recipe, config: QuantizeConfig, profiles: Sequence[DeviceProfile]
 ) -> None:
     for backend in config.recipes:
-        if backend not in SUFFIXES:
+        if backend not in ENGINES:
             raise InputError(
                 f"{recipe.where}: recipes names the engine {backend!r}, known are "
-                f"{', '.join(SUFFIXES)}"
+                f"{', '.join(ENGINES)}"
             )
     for profile in profiles:
         for engine in profile.engines:

@@ -52,6 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from converters.join import join
     from converters.pipeline import Options, convert
     from converters.progress import Terminal
     from converters.report import as_json, summary, write_reports
@@ -60,14 +61,24 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     profiles = [load_profile(name) for name in dict.fromkeys(arguments.profile)]
     shapes = parse_shapes(arguments.shape)
-    options = Options(arguments.out, arguments.cache, arguments.quick, arguments.model, shapes)
+    options = Options(
+        arguments.out, arguments.cache, arguments.quick, arguments.model, shapes,
+        arguments.allow_fallback,
+    )  # fmt: skip
+    if arguments.join and len(profiles) < 2:
+        raise InputError("--join: expected two --profile or more, for there is nothing to join")
     done = convert(arguments.recipe, profiles, options, Terminal())
     reports = write_reports(done, arguments.out)
+    joined = join([one.model.bundle for one in done if one.model.bundle], arguments.out) \
+        if arguments.join else None  # fmt: skip
     if arguments.json:
-        print(json.dumps(as_json(done), indent=2))
+        more = {"joined": joined.as_json()} if joined else {}
+        print(json.dumps({**as_json(done), **more}, indent=2))
         return 0
     for conversion in done:
         print(summary(conversion))
+    if joined:
+        print(joined.text())
     print(f"report: {reports}")
     return 0
 
@@ -112,6 +123,14 @@ def _search(arguments: argparse.Namespace) -> int:
     print(json.dumps(found.as_json(), indent=2) if arguments.json else found_text(found))
     if not arguments.json:
         print(f"report: {report}")
+    return 0
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from converters.join import join
+
+    made = join(arguments.bundles, arguments.out)
+    print(json.dumps(made.as_json(), indent=2) if arguments.json else made.text())
     return 0
 
 
@@ -166,7 +185,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _profiles(arguments: argparse.Namespace) -> int:
-    from converters.show import profile_json, profile_text, profiles_text
+    from converters.show_profile import print_profiles, profile_json, profile_text
     from edge_runtime.profile import load_profile, profile_names
 
     if arguments.name:
@@ -181,7 +200,48 @@ def _profiles(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([profile_json(profile) for profile in profiles], indent=2))
     else:
-        print(profiles_text(profiles))
+        print_profiles(profiles)
+    return 0
+
+
+def _place(arguments: argparse.Namespace) -> int:
+    from converters.placement.ask import ask
+    from converters.placement.show import show_placements
+    from converters.progress import Terminal
+    from edge_runtime.profile import load_profile
+
+    profiles = [load_profile(name) for name in dict.fromkeys(arguments.profile)]
+    found = ask(arguments.what, profiles, Terminal(), folder=arguments.out)
+    if arguments.json:
+        print(json.dumps([one.as_json() for one in found], indent=2))
+    else:
+        show_placements(found, every=arguments.nodes)
+    missed = [
+        one.missed for one in found if one.failed or (one.missed and not arguments.allow_fallback)
+    ]
+    for reason in missed:
+        print(f"{PROG}: {reason}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _setup_target(arguments: argparse.Namespace) -> int:
+    from converters.placement.environments import set_up
+    from converters.placement.show import show_targets, targets_json
+    from converters.progress import Terminal
+
+    if arguments.list or not arguments.name:
+        if arguments.json:
+            print(json.dumps(targets_json(), indent=2))
+        else:
+            show_targets()
+        return 0
+    progress = Terminal()
+    made = [set_up(name, progress) for name in dict.fromkeys(arguments.name)]
+    if arguments.json:
+        print(json.dumps([one.as_json() for one in made], indent=2))
+        return 0
+    for one in made:
+        print(one.words())
     return 0
 
 
@@ -189,10 +249,13 @@ MOST_MINUTES = 60 * 24 * 30
 VERBS = {
     "run": _run,
     "optimize": _optimize,
+    "join": _join,
     "inspect": _inspect,
     "verify": _verify,
     "compare": _compare,
     "profiles": _profiles,
+    "place": _place,
+    "setup-target": _setup_target,
 }
 
 

@@ -27,7 +27,7 @@ from edge_runtime.inference.golden import cosine, load_golden
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.inference.tasks.items import SEQUENCE
 from edge_runtime.inference.tasks.results import Classification, Embedding, Result
-from edge_runtime.profile import Engine
+from edge_runtime.profile import CPU, Engine
 from edge_runtime.text import MAX_ERROR, plain, size
 
 LENGTHS = (16, 64, 128)
@@ -93,11 +93,15 @@ def compare(first: Path, second: Path, *, runs: int = RUNS) -> Comparison:
 def _opened(
     bundles: Sequence[VerifiedBundle], skipped: list[str]
 ) -> Iterator[dict[str, dict[str, Pipeline]]]:
-    """Every variant that loads here, by side and id; one thread each."""
+    """Every variant for a CPU that loads here, by side and id; one thread each."""
     found: dict[str, dict[str, Pipeline]] = {side: {} for side in SIDES}
     with contextlib.ExitStack() as stack:
         for side, bundle in zip(SIDES, bundles, strict=True):
             for variant in bundle.manifest.variants:
+                if variant.placement.accelerator != CPU:
+                    accelerator = variant.placement.accelerator
+                    skipped.append(f"{side} {variant.id}: only a board with {accelerator} runs it")
+                    continue
                 try:
                     with quiet():
                         pipeline = Pipeline.open(bundle, variant, _one_thread(variant))

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from converters.cache import tool_versions
-from converters.configs import VerifyConfig
 from converters.model import Candidate, Evidence, Job, Model
+from converters.placement.simulate import open_simulated
 from converters.quiet import quiet
 from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.chunks import file_entry
@@ -35,11 +35,15 @@ from edge_runtime.bundle.manifest import (
 from edge_runtime.bundle.verify import verify as verify_bundle
 from edge_runtime.inference.golden import load_golden
 from edge_runtime.inference.pipeline import Pipeline
+from edge_runtime.profile import CPU
 
 GOLDEN_FILE = "golden.safetensors"
 FLOOR_MARGIN = 0.03
 """Kept below the golden cosine measured here: another CPU rounds otherwise, a wrong engine is far
 off (0.07 was seen)."""
+CPU_PLACEMENT = Placement(CPU, Figure(1.0, "measured", "the CPU runs every node"))
+MAX_OFF, MAX_WORDS = 200, 200
+"""Operators left off the accelerator that a manifest names, and the words about each."""
 TOOLS = (
     "torch", "transformers", "onnx", "onnxruntime", "litert-torch", "ai-edge-quantizer",
     "ai-edge-litert", "tensorflow", "tokenizers", "numpy",
@@ -57,7 +61,7 @@ def write_bundle(
         GOLDEN_FILE: golden.artifact.path,
         **golden.files,
         **model.interface(job.recipe.data).files,
-        **{candidate.file: candidate.artifact.path for candidate in chosen},
+        **{name: one.artifact.path for one, name in zip(chosen, files_of(chosen), strict=True)},
     }
     entries = []
     for name, source in sorted(sources.items()):
@@ -73,22 +77,38 @@ def write_bundle(
     return manifest
 
 
+def files_of(candidates: Sequence[Candidate]) -> list[str]:
+    """The name of each one's file in the bundle; equal files are there once, by the first's name.
+
+    Engines that ask for the same thing get the same file, as a CPU and its own accelerator do.
+    """
+    names: dict[tuple[str, str], str] = {}
+    return [names.setdefault((one.artifact.sha256, one.backend), one.file) for one in candidates]
+
+
 @contextlib.contextmanager
 def open_candidates(
     folder: Path, job: Job, candidates: Sequence[Candidate], *, threads: int
 ) -> Iterator[dict[str, Pipeline]]:
     """The candidates of the bundle in `folder`, loaded as a device would, by id.
 
-    The engine's options are the profile's; its thread count is `threads`.
+    The engine's options are the profile's; its thread count is `threads`. What is meant for an
+    accelerator runs on this host's CPU, or in its vendor's simulator where only that can: the
+    numbers are the file's, the speed is nobody's.
     """
     bundle = verify_bundle(FolderReader(folder), files=False)
-    wanted = {candidate.id for candidate in candidates}
+    wanted = {candidate.id: candidate for candidate in candidates}
     first = load_golden(bundle)[0].inputs
     pipelines: dict[str, Pipeline] = {}
     try:
         for variant in bundle.manifest.variants:
             if variant.id in wanted:
-                engine = job.profile.engine_of(variant)
+                engine, built = job.profile.engine_of(variant), wanted[variant.id].built
+                if built is not None and engine is not None:
+                    pipelines[variant.id] = open_simulated(bundle, variant, built, engine)
+                    continue
+                if variant.placement.accelerator != CPU:
+                    variant, engine = on_this_host(variant), None
                 with quiet():  # engines greet when they load, or at the first run
                     pipelines[variant.id] = Pipeline.open(
                         bundle, variant, replace(engine, threads=threads) if engine else None
@@ -98,6 +118,11 @@ def open_candidates(
     finally:
         for pipeline in pipelines.values():
             pipeline.close()
+
+
+def on_this_host(variant: Variant) -> Variant:
+    """`variant` as the CPU's, which runs every file but a compiled one."""
+    return replace(variant, providers=(), placement=CPU_PLACEMENT)
 
 
 def _manifest(
@@ -118,7 +143,10 @@ def _manifest(
         outputs=interface.outputs,
         preprocess=interface.preprocess,
         postprocess=interface.postprocess,
-        variants=tuple(_variant(one, evidence.get(one.id), job) for one in candidates),
+        variants=tuple(
+            _variant(one, name, evidence.get(one.id), job)
+            for one, name in zip(candidates, files_of(candidates), strict=True)
+        ),
         golden=Golden(GOLDEN_FILE, verdict.golden.cases, verdict.golden.raw),
         quality=_quality(model, job, evidence.get(candidates[0].id)),
         files=files,
@@ -132,14 +160,14 @@ def _manifest(
     )
 
 
-def _variant(candidate: Candidate, evidence: Evidence | None, job: Job) -> Variant:
-    engine = job.profile.engine(candidate.backend)
+def _variant(candidate: Candidate, file: str, evidence: Evidence | None, job: Job) -> Variant:
+    engine = job.profile.engine(candidate.backend, candidate.accelerator)
     providers = engine.providers if engine else ()
     floor = -1.0 if evidence is None else max(0.0, round(evidence.golden_cosine - FLOOR_MARGIN, 2))
     return Variant(
         id=candidate.id,
         backend=candidate.backend,
-        file=candidate.file,
+        file=file,
         precision=candidate.precision,
         providers=providers,
         options={},
@@ -147,18 +175,27 @@ def _variant(candidate: Candidate, evidence: Evidence | None, job: Job) -> Varia
         needs=Needs(),
         latency_ms=UNKNOWN,
         memory_bytes=UNKNOWN,
-        placement=Placement("cpu", Figure(1.0, "measured", "the CPU runs every node")),
+        placement=_placement(candidate),
         tolerance=Tolerance("cosine", floor),
     )
+
+
+def _placement(candidate: Candidate) -> Placement:
+    placed = candidate.placed
+    if placed is None:
+        return CPU_PLACEMENT
+    off = [(node.name[:MAX_WORDS], node.reason[:MAX_WORDS]) for node in placed.off]
+    if len(off) > MAX_OFF:
+        off = [*off[:MAX_OFF], ("…", f"and {len(off) - MAX_OFF} more")]
+    share = Figure(placed.share, placed.evidence, placed.tool[:MAX_WORDS])
+    return Placement(candidate.accelerator, share, tuple(off))
 
 
 def _quality(model: Model, job: Job, evidence: Evidence | None) -> Quality | None:
     if evidence is None or model.verdict is None:
         return None
     rows = job.data.test
-    config = job.recipe.config(VerifyConfig)
-    assert config is not None  # no recipe is without
-    measured = rows.first(config.quick_rows) if job.quick else rows
+    measured = rows if evidence.n == len(rows) else rows.first(evidence.n)
     return Quality(
         metric=evidence.metric,
         reference=evidence.reference,

@@ -19,18 +19,19 @@ import numpy.typing as npt
 from converters.bootstrap import Difference
 from converters.cache import Cache
 from converters.data import Dataset, Rows
+from converters.placement.result import Placed
 from converters.progress import Progress
 from converters.recipe import DataConfig, Recipe
 from converters.source import Source, file_sha256
 from converters.sources.interface import FloatModel, Interface
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.fields import Json
-from edge_runtime.profile import DeviceProfile
+from edge_runtime.profile import CPU, DeviceProfile
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 FLOAT = "float32"
-SUFFIXES = {"onnxruntime": ".onnx", "litert": ".tflite"}
-"""Engines that can be exported to, and what their files end in."""
+SUFFIXES = {"onnxruntime": ".onnx", "litert": ".tflite", "rknn": ".rknn"}
+"""Engines that files are made for, and what these end in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +49,49 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """What a vendor's tool built a file of: a float file, and `samples` where it quantized it."""
+
+    source: Artifact
+    samples: Artifact | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model file that may become a variant of the bundle. `precision` is float32 or a recipe."""
+    """A model file that may become a variant of the bundle. `precision` is float32 or a recipe.
+
+    `accelerator` is the one of the profile's engine that it was made for. `plain` is the same file
+    before operators were fused that only ONNX Runtime's CPU knows. `placed` is where its operators
+    run, None on the CPU; `compiled` what is shipped in its place, where a vendor's compiler makes
+    that on the host: nothing here can run it. `built` is there where the file itself is in a format
+    of the vendor's; then the vendor's simulator answers for it.
+    """
 
     backend: str
     precision: str
     artifact: Artifact
     signatures: tuple[Signature, ...]
     notes: Mapping[str, Json]
+    accelerator: str = CPU
+    plain: Artifact | None = None
+    placed: Placed | None = None
+    compiled: Artifact | None = None
+    built: Built | None = None
 
     @property
     def id(self) -> str:
         """An id that decodes, as `ort-cpu-dynamic-w8-channel`."""
         engine = {"onnxruntime": "ort"}.get(self.backend, self.backend)
-        return f"{engine}-cpu-{self.precision.replace('_', '-')}"
+        return f"{engine}-{self.accelerator}-{self.precision.replace('_', '-')}"
 
     @property
     def quantized(self) -> bool:
         return self.precision != FLOAT
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether it is what an engine of the profile asks for, and not the float file before."""
+        return self.quantized or self.accelerator != CPU
 
     @property
     def file(self) -> str:
@@ -111,6 +137,8 @@ class Evidence:
     """Why it is not packed; empty where it is."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Rows by label (first index) and answer (second); empty without labels, or of many classes."""
+    emulated_cosine: float | None = None
+    """The lowest cosine to a golden vector by the vendor's emulator; None where none ran it."""
     max_error: float = 0.0
     """The largest difference of an output from the reference's, over the reference's largest."""
 
@@ -311,7 +339,8 @@ class BroughtModel(Model):
 class Job:
     """What every pass may look at. `out` is where the bundle goes.
 
-    `quick` measures and trains less, and every figure says so by its n.
+    `quick` measures and trains less, and every figure says so by its n. With `allow_fallback` a
+    model may leave more to the CPU than the profile's floor.
     """
 
     recipe: Recipe
@@ -321,6 +350,7 @@ class Job:
     progress: Progress
     out: Path
     quick: bool = False
+    allow_fallback: bool = False
 
     @property
     def lengths(self) -> tuple[int, ...]:

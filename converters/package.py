@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from converters.configs import PackageConfig
-from converters.draft import write_bundle
+from converters.draft import on_this_host, write_bundle
 from converters.model import Candidate, Job, Model
+from converters.placement.candidate import not_shippable
 from converters.quiet import quiet
 from edge_runtime.bundle.archive import FolderReader, open_bundle, pack
 from edge_runtime.bundle.files import sha256_hex
-from edge_runtime.bundle.manifest import MANIFEST_NAME
+from edge_runtime.bundle.manifest import MANIFEST_NAME, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.bundle.verify import verify as verify_bundle
-from edge_runtime.errors import DeviceError, InputError
+from edge_runtime.errors import DeviceError, IncompatibleError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.inference.golden import load_golden
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.inference.selftest import self_test
 from edge_runtime.messages.worker import SelfTestReport
-from edge_runtime.profile import DeviceProfile, load_profile, profile_names
+from edge_runtime.profile import CPU, DeviceProfile, load_profile, profile_names
 
 
 def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[str, Json]]:
@@ -37,7 +39,7 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         DeviceError: the folder cannot be written, or a variant fails its own golden vectors.
     """
     assert model.verdict is not None
-    packed = _chosen(model, config)
+    packed = [_shipped(one) for one in _chosen(model, config, job)]
     folder, archive = _places(job)
     stem = folder.name
     try:
@@ -79,29 +81,50 @@ def _places(job: Job) -> tuple[Path, Path]:
     return job.out / stem, job.out / f"{stem}.edge"
 
 
-def _chosen(model: Model, config: PackageConfig) -> list[Candidate]:
-    """The candidates to pack, the preferred first.
+def _shipped(candidate: Candidate) -> Candidate:
+    """With what a vendor's compiler made of the file, where it has to be made on the host."""
+    if candidate.compiled is None:
+        return candidate
+    return replace(candidate, artifact=candidate.compiled)
+
+
+def _chosen(model: Model, config: PackageConfig, job: Job) -> list[Candidate]:
+    """The candidates to pack, the preferred first: those that an engine of the profile asks for.
 
     Raises:
         InputError: none of the engines that are to be packed has a variant that is good enough.
     """
     assert model.verdict is not None
     refused = {one.id for one in model.verdict.candidates if one.refused}
-    engines = config.engines or tuple(dict.fromkeys(one.backend for one in model.candidates))
+    order = [(engine.backend, engine.accelerator) for engine in job.profile.engines]
+    engines = config.engines or tuple(dict.fromkeys(backend for backend, _ in order))
     good = [
         one
-        for engine in engines
         for one in model.candidates
-        if one.backend == engine and one.id not in refused
+        if one.backend in engines
+        and (one.backend, one.accelerator) in order
+        and one.id not in refused
+        and not _left_out(one, job)
     ]
     if not good:
         raise InputError(f"package: no variant of {', '.join(engines)} is good enough")
-    good.sort(key=lambda one: not one.quantized)
-    return [one for one in good if one.quantized or config.keep_float] or good
+    if config.engines:
+        good.sort(key=lambda one: engines.index(one.backend))
+    good.sort(key=lambda one: not one.asked_for)
+    return [one for one in good if one.asked_for or config.keep_float] or good
+
+
+def _left_out(candidate: Candidate, job: Job) -> bool:
+    """Whether the board could not run the candidate's file as it is, which is then told."""
+    engine = job.profile.engine(candidate.backend, candidate.accelerator)
+    why = not_shippable(candidate, engine) if engine else ""
+    if why:
+        job.progress.say(f"  left out  {candidate.id}: {why}")
+    return bool(why)
 
 
 def _prove(bundle: VerifiedBundle) -> list[SelfTestReport]:
-    """Every variant must pass the device's self-test here, budgets of the board aside."""
+    """Every variant that runs here must pass the device's self-test, the board's budget aside."""
     reports = self_tests(bundle)
     for report in reports:
         if not report.passed:
@@ -109,21 +132,36 @@ def _prove(bundle: VerifiedBundle) -> list[SelfTestReport]:
     return reports
 
 
-def self_tests(bundle: VerifiedBundle) -> list[SelfTestReport]:
-    """The device's self-test of each variant, on this host, without a budget.
+def self_tests(
+    bundle: VerifiedBundle, variants: Sequence[Variant] | None = None
+) -> list[SelfTestReport]:
+    """The device's self-test of each variant, on this host's CPU, without a budget.
 
     What the manifest says of the outputs is held against what the reference gave; the self-test
-    itself holds what each engine gives against the reference.
+    itself holds what each engine gives against the reference. Of a variant for an accelerator only
+    the numbers are proved, by the CPU; one that a vendor's compiler has made for its chip has no
+    report, for nothing here can run it.
+
+    Args:
+        variants: of the bundle's; all of them where none are given.
 
     Raises:
         IncompatibleError: a variant's engine is not installed or cannot load it.
     """
     reports = []
     promised = _promise_broken(bundle)
-    for variant in bundle.manifest.variants:
+    for variant in bundle.manifest.variants if variants is None else variants:
+        here = variant.placement.accelerator == CPU
         with quiet():  # engines greet when they load, or at the first run
-            pipeline = Pipeline.open(bundle, variant)
             try:
+                pipeline = Pipeline.open(bundle, variant if here else on_this_host(variant))
+            except IncompatibleError:
+                if here:
+                    raise
+                continue
+            try:
+                if not here and not _runs(bundle, pipeline):
+                    continue
                 report = self_test(bundle, pipeline)
                 if report.passed and promised:
                     report = replace(report, passed=False, reason=promised)
@@ -131,6 +169,15 @@ def self_tests(bundle: VerifiedBundle) -> list[SelfTestReport]:
             finally:
                 pipeline.close()
     return reports
+
+
+def _runs(bundle: VerifiedBundle, pipeline: Pipeline) -> bool:
+    """Whether this host's engine can run the file: one that was compiled for a chip it cannot."""
+    try:
+        pipeline.run(load_golden(bundle)[0].inputs)
+    except DeviceError:
+        return False
+    return True
 
 
 def _promise_broken(bundle: VerifiedBundle) -> str:

@@ -73,6 +73,8 @@ class Options:
     """Another model than the recipe's, where given."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Dimensions that the model leaves free, instead of the recipe's."""
+    allow_fallback: bool = False
+    """Whether accelerators may be left more of a model than the profile's floor allows."""
 
 
 def convert(
@@ -93,7 +95,10 @@ def convert(
     model, data = open_recipe(recipe, cache, progress)
     done = []
     for profile in profiles:
-        job = Job(recipe, profile, data, cache, progress, options.out, options.quick)
+        job = Job(
+            recipe, profile, data, cache, progress, options.out, options.quick,
+            options.allow_fallback,
+        )  # fmt: skip
         progress.say(f"{recipe.name} {recipe.version} for {profile.name}")
         done.append(run_passes(model, recipe.passes, job))
     return done

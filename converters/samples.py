@@ -5,8 +5,8 @@ A row is read when it is asked for, so that a thousand pictures need no more mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -18,16 +18,20 @@ from converters.sources.interface import Interface
 from edge_runtime.bundle.manifest import Step, TensorSpec
 from edge_runtime.errors import InputError
 from edge_runtime.inference.backend import Tensor
+from edge_runtime.inference.batching import pad
 from edge_runtime.inference.pipeline import check_feeds
-from edge_runtime.inference.tasks.items import Item
+from edge_runtime.inference.tasks.items import SEQUENCE, Item
 from edge_runtime.inference.tasks.table import Reader, Steps, declared_steps, reader
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row, ready: see `Item`."""
+    """One row, ready: see `Item`. `length` pads it, with `fills` by input; 0 leaves it as it is."""
 
     item: Item
+    inputs: tuple[TensorSpec, ...] = ()
+    length: int = 0
+    fills: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Its size in the dimension "sequence", 1 where there is none."""
@@ -35,7 +39,12 @@ class Sample:
 
     def tensors(self) -> dict[str, Tensor]:
         """The model's inputs by name, batch 1."""
-        return {name: np.asarray(value)[None] for name, value in self.item.tensors.items()}
+        made = {name: np.asarray(value)[None] for name, value in self.item.tensors.items()}
+        for spec in self.inputs if self.length else ():
+            if SEQUENCE in spec.shape:
+                axis, fill = spec.shape.index(SEQUENCE), self.fills.get(spec.name, 0)
+                made[spec.name] = pad(made[spec.name], axis, self.length, fill)
+        return made
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,15 @@ class Declared:
 
 
 class Samples(Sequence[Sample]):
-    """The rows of a split as samples, each made when it is asked for."""
+    """The rows of a split as samples, each made when it is asked for, padded to `length` if any."""
 
-    def __init__(self, reader: Reader, rows: Rows, inputs: tuple[TensorSpec, ...]) -> None:
+    def __init__(
+        self, reader: Reader, rows: Rows, inputs: tuple[TensorSpec, ...], length: int = 0
+    ) -> None:
         self._reader = reader
         self._rows = rows
         self._inputs = inputs
+        self._length = length
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -105,10 +117,11 @@ class Samples(Sequence[Sample]):
             InputError: the row is not what the model's steps take; says which.
         """
         if isinstance(index, slice):
-            return Samples(self._reader, self._rows.some(range(len(self))[index]), self._inputs)
+            rows = self._rows.some(range(len(self))[index])
+            return Samples(self._reader, rows, self._inputs, self._length)
         raw = self._rows.inputs[index]
         try:
-            sample = Sample(self._read(raw))
+            sample = Sample(self._read(raw), self._inputs, self._length, self._reader.fills)
             check_feeds(self._inputs, sample.tensors())
         except InputError as reason:
             raise InputError(f"data {self._rows.named(index)}: {reason}") from None
@@ -123,10 +136,12 @@ class Samples(Sequence[Sample]):
         return self._reader(raw.read_bytes() if isinstance(raw, Path) else raw)
 
 
-def read_samples(interface: Interface, rows: Rows, *, name: str = "model") -> Samples:
-    """The rows of `rows` through the steps of `interface`.
+def read_samples(
+    interface: Interface, rows: Rows, *, name: str = "model", length: int = 0
+) -> Samples:
+    """The rows of `rows` through the steps of `interface`, padded to `length` where it is given.
 
     Raises:
         IncompatibleError: the declared steps are not to be used.
     """
-    return Samples(Declared(name, interface).reader()[1], rows, interface.inputs)
+    return Samples(Declared(name, interface).reader()[1], rows, interface.inputs, length)

@@ -7,7 +7,7 @@ here is which engines the profile asks for, and what the cache may reuse.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,13 +16,17 @@ from converters.configs import ExportConfig, FuseConfig
 from converters.feeds import longest_feeds
 from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model, TextModel
 from converters.operators import check_runtime, float_operators, operators_of
+from converters.placement.build import BUILDERS, build_candidate, exported_as
+from converters.placement.candidate import place_candidate
 from converters.quantize import Quantized, quantizer
 from converters.quantize.config import Options, QuantizeConfig
+from converters.quantize.scheme import FLOAT as FLOAT_SCHEME
 from converters.samples import Samples, read_samples
 from converters.source import file_sha256
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
+from edge_runtime.profile import CPU, Engine
 
 TOOLS = {
     "onnxruntime": ("torch", "transformers", "onnx", "onnxruntime"),
@@ -48,14 +52,14 @@ def export(model: Model, config: ExportConfig, job: Job) -> tuple[Model, dict[st
     """
     candidates: list[Candidate] = []
     left_out: dict[str, Json] = {}
-    for engine in job.profile.engines:
+    for backend in dict.fromkeys(exported_as(engine.backend) for engine in job.profile.engines):
         try:
-            candidates.append(_export_one(engine.backend, model, config, job))
+            candidates.append(_export_one(backend, model, config, job))
         except InputError as reason:
             if isinstance(model, TextModel):
                 raise
-            left_out[engine.backend] = str(reason)
-            job.progress.say(f"  left out  {engine.backend}: {reason}")
+            left_out[backend] = str(reason)
+            job.progress.say(f"  left out  {backend}: {reason}")
     if not candidates:
         raise InputError("; ".join(str(reason) for reason in left_out.values()))
     figures: dict[str, Json] = {
@@ -66,8 +70,15 @@ def export(model: Model, config: ExportConfig, job: Job) -> tuple[Model, dict[st
     return replace(model, candidates=tuple(candidates)), figures
 
 
-def _export_one(backend: str, model: Model, config: ExportConfig, job: Job) -> Candidate:
-    lengths = list(job.lengths)
+def _export_one(
+    backend: str,
+    model: Model,
+    config: ExportConfig,
+    job: Job,
+    lengths: Sequence[int] = (),
+) -> Candidate:
+    """The float file for `backend`, with entry points for `lengths`; the profile's by default."""
+    lengths = list(lengths or job.lengths)
     fixed = backend == "litert"
     optimum = () if fixed or config.exporter != "optimum" else ("optimum", "optimum-onnx")
     parts: dict[str, object] = {
@@ -133,7 +144,8 @@ def fuse(model: Model, config: FuseConfig, job: Job) -> tuple[Model, dict[str, J
         }
         folder = job.cache.folder("fuse", parts, lambda out: _fuse_one(candidate, model, job, out))
         figures.update(json.loads((folder / "figures.json").read_text()))
-        return replace(candidate, artifact=Artifact.of(folder / _file("onnxruntime")))
+        fused = Artifact.of(folder / _file("onnxruntime"))
+        return replace(candidate, artifact=fused, plain=candidate.artifact)
 
     return _each(model, "onnxruntime", rewrite), figures
 
@@ -174,26 +186,102 @@ def _each(model: Model, backend: str, rewrite: Callable[[Candidate], Candidate])
 
 
 def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dict[str, Json]]:
-    """A quantized candidate for each engine, before the float ones; the profile says how."""
-    quantized = tuple(
-        _quantize_one(one, config.options(one.backend, _scheme(one, job)), model, job)
-        for one in model.candidates
-    )
-    notes: dict[str, Json] = {one.id: dict(one.notes) for one in quantized}
-    return replace(model, candidates=quantized + model.candidates), notes
+    """A candidate for each engine, before the float ones; the profile says how.
+
+    Each one's operators are placed by the tool that the engine names.
+
+    Raises:
+        InputError: an accelerator is left less of the model than the profile's floor.
+    """
+    made = []
+    floats = {one.backend: one for one in model.candidates}
+    for engine in job.profile.engines:
+        base = floats.get(exported_as(engine.backend))
+        if base is None:
+            continue  # no way led there
+        if engine.accelerator == CPU:
+            options = config.options(engine.backend, _scheme(base, engine))
+            made.append(_quantize_one(base, options.under(engine.demands), model, job))
+        elif (one := _accelerated(base, engine, model, job)) is not None:
+            made.append(one)
+    notes: dict[str, Json] = {one.id: _figures(one) for one in made}
+    return replace(model, candidates=(*made, *model.candidates)), notes
 
 
-def _scheme(candidate: Candidate, job: Job) -> str:
+def _figures(candidate: Candidate) -> dict[str, Json]:
+    """How the candidate came about and where it runs, for the report."""
+    if candidate.placed is None:
+        return dict(candidate.notes)
+    return {**candidate.notes, "placement": candidate.placed.as_json()}
+
+
+def _accelerated(base: Candidate, engine: Engine, model: Model, job: Job) -> Candidate | None:
+    """The candidate for an accelerator, of the file that no fusing for the CPU has touched.
+
+    None where its file is a vendor's, whose tool is not set up: that is told.
+    """
+    if base.plain is not None:
+        base = replace(base, artifact=base.plain, plain=None)
+    export_config = job.recipe.config(ExportConfig)
+    assert export_config is not None  # no recipe is without
+    highest = engine.demands.max_opset
+    if base.backend == "onnxruntime" and highest and export_config.opset > highest:
+        older = replace(export_config, opset=highest)
+        base = _export_one(base.backend, model, older, job)
+    if engine.backend in BUILDERS:
+        return build_candidate(base, engine, _scheme(base, engine), model, job)
+    if engine.demands.static_shapes:
+        base = _fixed(base, model, job)
+    options = Options("").over(_scheme(base, engine)).under(engine.demands)
+    # LiteRT's entry points pad by themselves.
+    fixed = engine.demands.static_shapes and base.backend == "onnxruntime"
+    if options.scheme == FLOAT_SCHEME:
+        made = base
+    else:
+        length = job.lengths[-1] if fixed else 0
+        made = _quantize_one(base, options, model, job, length)
+    return place_candidate(replace(made, accelerator=engine.accelerator), engine, job)
+
+
+def _fixed(base: Candidate, model: Model, job: Job) -> Candidate:
+    """`base` with one length and one row."""
+    longest = job.lengths[-1]
+    if base.backend == "litert":
+        if not base.signatures:
+            return base
+        export_config = job.recipe.config(ExportConfig)
+        assert export_config is not None  # no recipe is without
+        return _export_one(base.backend, model, export_config, job, (longest,))
+    parts: dict[str, object] = {
+        "file": base.artifact.sha256,
+        "length": longest,
+        "tools": tool_versions("onnx", "onnxruntime"),
+    }
+
+    def make(out: Path) -> None:
+        from converters.quantize.whole import fix_shapes, simplify
+
+        with job.progress.busy(f"fix the shapes of {base.id}"):
+            dims = {"batch": 1, "sequence": longest}
+            fixed = simplify(fix_shapes(base.artifact.path.read_bytes(), dims))
+        (out / _file(base.backend)).write_bytes(fixed)
+
+    folder = job.cache.folder("fixed", parts, make)
+    return replace(base, artifact=Artifact.of(folder / _file(base.backend)))
+
+
+def _scheme(candidate: Candidate, engine: Engine) -> str:
     """What the profile asks for, for a model like this."""
-    engine = job.profile.engine(candidate.backend)
-    assert engine is not None  # it was exported for it
     if not engine.convolutions:
         return engine.quantization
     kinds = operators_of(candidate.artifact.path)
     return engine.scheme(convolutional=bool(CONVOLUTIONS & set(kinds)))
 
 
-def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job) -> Candidate:
+def _quantize_one(
+    candidate: Candidate, options: Options, model: Model, job: Job, length: int = 0
+) -> Candidate:
+    """`candidate` quantized; calibrated with samples padded to `length` where that is fixed."""
     interface = model.interface(job.recipe.data)
     name = _file(candidate.backend)
     _check_scheme(candidate.backend, options.scheme, job)
@@ -208,7 +296,7 @@ def _quantize_one(candidate: Candidate, options: Options, model: Model, job: Job
     }
 
     def make(out: Path) -> None:
-        samples = read_samples(interface, job.data.calibration, name=model.name)
+        samples = read_samples(interface, job.data.calibration, name=model.name, length=length)
         with job.progress.busy(f"quantize for {candidate.backend}, {options.precision}"):
             made = _quantized(candidate, options, model, samples, job)
         (out / name).write_bytes(made.model)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from converters.placement.result import from_json
+from converters.placement.words import placed_words
 from edge_runtime.text import size
 
 Figures = Mapping[str, Any]
@@ -50,6 +52,9 @@ def quantize(figures: Figures) -> str:
 
 
 def _notes(notes: Figures) -> str:
+    if "placement" in notes:
+        others = {key: value for key, value in notes.items() if key != "placement"}
+        return f"{placed_words(from_json(notes['placement']), brief=True)}; {_notes(others)}"
     if "smoothing_alpha" in notes:
         before, after = notes["smoothing_cosine_before"], notes["smoothing_cosine_after"]
         return (

@@ -1,4 +1,4 @@
-"""Where every node of a model file runs: how many, by operator, and who runs them.
+"""Where every node of a model file runs on this host: how many, by operator, and who runs them.
 
 ONNX Runtime is asked: its profile of one run names operator and provider of every node, after the
 rewrites that it makes when it loads. LiteRT lists its operators and, once it has handed some to
@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from converters.ort import CPU, load_engine
+from converters.placement.result import MEASURED
 from converters.quiet import quiet
 
-MEASURED = "measured"
 DELEGATE, XNNPACK, KERNELS = "DELEGATE", "XNNPACK", "LiteRT's own kernels"
 TOKENS = 16
 ORDINARY_ID = 7
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Group:
     """Nodes of one kind; `runs_on` is a provider or a delegate."""
 
     operator: str
@@ -42,7 +42,7 @@ class Placement:
     `in_file` is how many nodes the file has, before the engine rewrote anything.
     """
 
-    nodes: tuple[Placed, ...]
+    nodes: tuple[Group, ...]
     in_file: int
     evidence: str
 
@@ -124,9 +124,9 @@ def _handed(own: Sequence[Mapping[str, Any]], delegates: Sequence[Mapping[str, A
     return handed
 
 
-def _ranked(counts: Counter[tuple[str, str]]) -> tuple[Placed, ...]:
+def _ranked(counts: Counter[tuple[str, str]]) -> tuple[Group, ...]:
     ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    return tuple(Placed(operator, runs_on, count) for (operator, runs_on), count in ranked)
+    return tuple(Group(operator, runs_on, count) for (operator, runs_on), count in ranked)
 
 
 _PLACERS: Mapping[str, Callable[[Path], Placement]] = {"onnxruntime": _onnx, "litert": _litert}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from converters.quantize.scheme import FLOAT, SCHEMES, SMOOTH, known_scheme, refusal
 from edge_runtime.fields import Fields
+from edge_runtime.profile import Demands
 
 CALIBRATIONS = ("minmax", "percentile", "entropy", "mse")
 ROUNDINGS = ("nearest", "gptq")
@@ -32,8 +33,10 @@ class Options:
     (50..100) how much of them its namesake keeps. `smooth` is a strength, 0..1, or "search".
     `rounding` "gptq" lets the weights not yet rounded make good the error of those that are.
     `rows` calibration texts are read, 0 means all. `layers`: pattern of a layer's name → scheme;
-    the last that matches counts. `integer` is for LiteRT: inputs and outputs are integers too, and
-    nothing is kept float for the sake of accuracy.
+    the last that matches counts. `integer` keeps nothing float for the sake of accuracy; LiteRT's
+    inputs and outputs are integers then, too.
+
+    The rest is what an accelerator demands, see `Demands`; a recipe does not say it.
     """
 
     scheme: str
@@ -44,6 +47,9 @@ class Options:
     rows: int = 256
     layers: Mapping[str, str] = field(default_factory=dict)
     integer: bool = False
+    symmetric: bool = False
+    power_of_two: bool = False
+    keep_float: tuple[str, ...] = ()
 
     def over(self, default: str) -> Options:
         """The same with `default` for a scheme that is not given, and `smooth_` made a strength."""
@@ -59,13 +65,26 @@ class Options:
         before = SMOOTH if self.smooth else ""
         after = "_gptq" if self.rounding == "gptq" else ""
         mixed, whole = "_mixed" if self.layers else "", "_integer" if self.integer else ""
-        return f"{before}{self.scheme}{after}{mixed}{whole}"
+        signed = "_symmetric" if self.symmetric else ""
+        power = "_po2" if self.power_of_two else ""
+        return f"{before}{self.scheme}{after}{mixed}{whole}{signed}{power}"
+
+    def under(self, demands: Demands) -> Options:
+        """The same for an accelerator that demands that."""
+        return replace(
+            self,
+            integer=self.integer or demands.integer,
+            symmetric=demands.symmetric,
+            power_of_two=demands.power_of_two,
+            keep_float=demands.keep_float,
+        )
 
     def key(self) -> dict[str, object]:
         """Everything that shapes the file, for the cache; layers in their order, which counts."""
         key = {**asdict(self), "layers": list(self.layers.items())}
-        if not self.integer:  # as keys were before there was the option: what is cached stays so
-            del key["integer"]
+        for name in ("integer", "symmetric", "power_of_two", "keep_float"):
+            if not key[name]:  # as keys were before there was the option: what is cached stays so
+                del key[name]
         return key
 
 
@@ -111,8 +130,6 @@ def _options(engine: str, f: Fields, scheme: str) -> Options:
         layers={pattern: layers.text(pattern) for pattern in f.mapping("layers", {})},
         integer=f.boolean("integer", False),
     )
-    if options.integer and engine != "litert":
-        f.fault(f"{f.where}: integer is for litert; leave it out")
     if options.integer and options.scheme and not options.scheme.startswith("static"):
         f.fault(
             f"{f.where}: integer needs a static scheme, such as static_w8a8_channel, found "

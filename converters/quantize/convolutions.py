@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converters.ort import CPU, load_engine
+from converters.quantize.config import Options
 from converters.quantize.graph import CONVOLUTIONS, Graph, find_layers, observe
 from converters.quantize.observers import RANGES
 from converters.quantize.samples import Sample
@@ -78,8 +79,7 @@ def quantize_regions(
     model: bytes,
     texts: Sequence[Sample],
     schemes: Mapping[str, Scheme],
-    calibration: str,
-    percentile: float,
+    options: Options,
 ) -> bytes:
     """`model` with its convolutions of static schemes in integers; itself where it has none.
 
@@ -108,10 +108,11 @@ def quantize_regions(
         for name in (*_values(node), *(node.output if node.op_type != "Gemm" else ()))
         if name and name not in constants
     }
-    seen = observe(model, texts, sorted(observed), histograms=calibration != "minmax").observers
-    levels = 2**scheme.width
-    ranges = {name: RANGES[calibration](seen[name], levels, percentile) for name in seen}
-    return _library(proto, region, scheme, ranges)
+    histograms = options.calibration != "minmax"
+    seen = observe(model, texts, sorted(observed), histograms=histograms).observers
+    levels, find = 2**scheme.width, RANGES[options.calibration]
+    ranges = {name: find(seen[name], levels, options.percentile) for name in seen}
+    return _library(proto, region, scheme, ranges, signed=options.symmetric)
 
 
 def _region(proto: onnx.ModelProto, chosen: Collection[str]) -> list[onnx.NodeProto]:
@@ -132,11 +133,22 @@ def _values(node: onnx.NodeProto) -> Sequence[str]:
     return list(node.input) if CARRIED.get(node.op_type) else list(node.input[:1])
 
 
+def activation_kind(width: int, *, signed: bool) -> Any:
+    """The library's name for codes of activations."""
+    from onnxruntime.quantization import QuantType
+
+    if width == 16:
+        return QuantType.QInt16 if signed else QuantType.QUInt16
+    return QuantType.QInt8 if signed else QuantType.QUInt8
+
+
 def _library(
     proto: onnx.ModelProto,
     region: Sequence[onnx.NodeProto],
     scheme: Scheme,
     ranges: Mapping[str, tuple[float, float]],
+    *,
+    signed: bool,
 ) -> bytes:
     """QuantizeLinear and DequantizeLinear written by the library."""
     import onnx
@@ -155,13 +167,13 @@ def _library(
         per_channel=scheme.share == "channel",
         reduce_range=scheme.bits < 8,
         weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QUInt16 if scheme.width == 16 else QuantType.QUInt8,
+        activation_qType=activation_kind(scheme.width, signed=signed),
         tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
         nodes_to_quantize=[node.name for node in region],
         nodes_to_exclude=[],
         op_types_to_quantize=sorted({node.op_type for node in region}),
         extra_options={
-            "ActivationSymmetric": False,
+            "ActivationSymmetric": signed,
             "WeightSymmetric": True,
             "OpTypesToExcludeOutputQuantization": ["Gemm"],
             "UseQDQContribOps": scheme.width == 16,

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from converters.quantize.graph import CONTRIB, CONVOLUTIONS, Graph, Layer, Seen
-from converters.quantize.observers import RANGES, affine
+from converters.quantize.observers import RANGES, affine, symmetric
 from converters.quantize.rounding import gptq
 from converters.quantize.scheme import Scheme
 from converters.quantize.weights import FloatArray, Grid, grid_of, pack_nibbles
@@ -37,6 +37,7 @@ class Rewriter:
     seen: Seen
     calibration: str
     percentile: float
+    symmetric: bool = False
     made: dict[tuple[str, str], tuple[str, str, str]] = field(default_factory=dict)
 
     def rewrite(self, node: onnx.NodeProto, layer: Layer, scheme: Scheme) -> None:
@@ -207,13 +208,20 @@ def _static(at: Rewriter, node: onnx.NodeProto, layer: Layer, scheme: Scheme) ->
 
 
 def _static_activation(at: Rewriter, source: str, scheme: Scheme) -> tuple[str, str, str]:
-    """Codes of `source` (uint8 or uint16), their scale and zero point, from calibration."""
+    """Codes of `source`, their scale and zero point, from calibration.
+
+    Codes are uint8 or uint16; signed, with a zero point of 0, where that is demanded.
+    """
     key = (source, f"q{scheme.width}")
     if key not in at.made:
         levels = 2**scheme.width
         low, high = RANGES[at.calibration](at.seen.observers[source], levels, at.percentile)
-        step, middle = affine(low, high, levels)
-        dtype = np.uint8 if scheme.width == 8 else np.uint16
+        dtype: type[np.integer[Any]] = np.uint8 if scheme.width == 8 else np.uint16
+        if at.symmetric:
+            dtype = np.int8 if scheme.width == 8 else np.int16
+            step, middle = symmetric(low, high, levels), 0
+        else:
+            step, middle = affine(low, high, levels)
         name = f"{source}.{key[1]}"
         scale = at.graph.constant(f"{name}_scale", np.float32(step))
         zero = at.graph.constant(f"{name}_zero", dtype(middle))

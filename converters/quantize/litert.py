@@ -32,6 +32,7 @@ from converters.quantize.litert_file import (
     LINEAR,
     LiteRtLayer,
     activations_of,
+    clamp_masks,
     is_transformer,
     layers_of,
     runs,
@@ -99,9 +100,11 @@ def quantize_litert(model: bytes, calibration: Sequence[Sample], *, options: Opt
     with quiet(), tempfile.TemporaryDirectory() as folder:
         from ai_edge_quantizer import quantizer
 
+        plan = plan_of(model, options)
+        if plan.base is not None:
+            model = clamp_masks(model)
         path = Path(folder) / "model.tflite"
         path.write_bytes(model)
-        plan = plan_of(model, options)
         work = quantizer.Quantizer(str(path))
         if plan.base is not None:
             _configure_all(work, plan.base, border=plan.border)
@@ -139,7 +142,7 @@ def _configure(work: Any, layer: LiteRtLayer, scheme: Scheme, *, within: Scheme 
     # The pattern is looked for in the names of an operator's outputs, with ";" between them.
     where = f"^{re.escape(layer.output)}(;|$)"
     op = qtyping.TFLOperationName(OPERATION.get(layer.op, layer.op))
-    if scheme == within:
+    if scheme == within and layer.op != EMBEDDING:  # a table has to be told of
         return
     if scheme.activations == FLOAT:
         if within is not None:

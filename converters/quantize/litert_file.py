@@ -25,6 +25,9 @@ WEIGHTS_AT: Mapping[str, tuple[int, int]] = {"TRANSPOSE_CONV": (2, 1)}
 """Operator → which inputs are its activations and its weights, where they are not 0 and 1."""
 TRANSFORMING = ("BATCH_MATMUL", EMBEDDING, "RSQRT")
 """Attention, tables of tokens, norms that nothing could fold: marks of a transformer."""
+FLOAT_BYTES = 4
+MASK_LIMIT, MASK_VALUE = -1e4, -30.0
+"""A constant below the limit can only mask; e to the power of the value is nothing either."""
 FOLLOWED = "input_ids"
 """The input that tells how long a text is, where there is one of that name."""
 FloatArray = npt.NDArray[np.float32]
@@ -83,6 +86,36 @@ def activations_of(model: bytes) -> tuple[str, ...]:
             if tensor.type == TensorType.FLOAT32:
                 found[tensor.name.decode()] = None
     return tuple(found)
+
+
+def clamp_masks(model: bytes) -> bytes:
+    """Constants such as -3e38 as -30: they only mask, and would be the range of what they touch.
+
+    Left out of the ranges instead, they would mask nothing where masks themselves are integers.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = bytearray(model)
+    root: Any = schema.Model.GetRootAs(data, 0)
+    for number in range(root.BuffersLength()):
+        # A view of `data`. Only floats are below the limit and nothing else is so small.
+        content = root.Buffers(number).DataAsNumpy()
+        if isinstance(content, np.ndarray) and content.nbytes == FLOAT_BYTES:
+            value = content.view(np.float32)
+            if value[0] < MASK_LIMIT and number in _float_buffers(root, schema):
+                value[0] = MASK_VALUE
+    return bytes(data)
+
+
+def _float_buffers(root: Any, schema: Any) -> set[int]:
+    """Buffers that tensors of float32 use."""
+    graphs = [root.Subgraphs(number) for number in range(root.SubgraphsLength())]
+    return {
+        tensor.Buffer()
+        for graph in graphs
+        for tensor in map(graph.Tensors, range(graph.TensorsLength()))
+        if tensor.Type() == schema.TensorType.FLOAT32
+    }
 
 
 def _opened(model: bytes) -> tuple[Any, list[str]]:

@@ -166,3 +166,8 @@ def affine(low: float, high: float, levels: int) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / (levels - 1), 1e-12)
     return scale, int(np.clip(np.rint(-low / scale), 0, levels - 1))
+
+
+def symmetric(low: float, high: float, levels: int) -> float:
+    """Scale of a signed grid whose zero point is 0 and which reaches as far to either side."""
+    return max(max(-low, high, 0.0) / (levels // 2 - 1), 1e-12)

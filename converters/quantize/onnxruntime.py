@@ -26,6 +26,7 @@ from converters.quantize.graph import (
     open_embeddings,
     plain_gemms,
 )
+from converters.quantize.power_of_two import power_of_two
 from converters.quantize.samples import Sample
 from converters.quantize.scheme import Scheme, assign
 from converters.quantize.smooth import (
@@ -35,6 +36,7 @@ from converters.quantize.smooth import (
     smooth,
     weighted_sources,
 )
+from converters.quantize.whole import quantize_whole
 from edge_runtime.errors import InputError
 
 MIN_TEXTS = 4
@@ -47,6 +49,10 @@ def quantize_onnx(model: bytes, calibration: Sequence[Sample], *, options: Optio
         InputError: too few calibration texts for what is asked, or a pattern that matches nothing.
     """
     texts = calibration[: options.rows] if options.rows else calibration
+    if options.integer:
+        whole = quantize_whole(model, texts, options)
+        whole = power_of_two(whole) if options.power_of_two else whole
+        return Quantized(whole, _notes(options, texts))
     opened = prepare(model)
     _check_texts(texts, options, schemes_of(opened, options))
     notes: dict[str, Note] = {}
@@ -83,7 +89,7 @@ def rewrite(model: bytes, texts: Sequence[Sample], options: Options, *, rounding
     schemes = schemes_of(model, options)
     if any(scheme.activations == "static" for scheme in schemes.values()):
         model = clamp_masks(model)
-    model = quantize_regions(model, texts, schemes, options.calibration, options.percentile)
+    model = quantize_regions(model, texts, schemes, options)
     graph = Graph(model)
     layers = {layer.output: layer for layer in find_layers(graph.proto)}
     matrices = [one for one in layers.values() if one.op not in ("Gather", *CONVOLUTIONS)]
@@ -92,7 +98,7 @@ def rewrite(model: bytes, texts: Sequence[Sample], options: Options, *, rounding
     if rounding == "gptq":
         grams = {one.source for one in matrices if schemes[one.name].activations != "float"}
     seen = observe(model, texts, sorted(ranged), grams=sorted(grams))
-    writer = Rewriter(graph, seen, options.calibration, options.percentile)
+    writer = Rewriter(graph, seen, options.calibration, options.percentile, options.symmetric)
     for node in graph.proto.graph.node:
         layer = layers.get(node.output[0])
         if layer is None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from converters.metrics import figure_words
-from converters.model import FLOAT, Candidate, Evidence
+from converters.model import Candidate, Evidence
 from converters.pipeline import Conversion
+from converters.placement.words import placed_words
 from converters.show import over_budget, table
 from edge_runtime.text import MAX_ERROR, plain, size
 
@@ -39,7 +40,7 @@ def measured(conversion: Conversion) -> list[tuple[Candidate, Evidence]]:
 
 def baseline(conversion: Conversion) -> tuple[Candidate, Evidence]:
     """What ratios are taken of: ONNX Runtime float, else the first float candidate."""
-    floats = [pair for pair in measured(conversion) if pair[0].precision == FLOAT]
+    floats = [pair for pair in measured(conversion) if not pair[0].asked_for]
     return next((pair for pair in floats if pair[0].backend == "onnxruntime"), floats[0])
 
 
@@ -56,6 +57,13 @@ def state(
     return (
         "first" if names[0] == candidate.id else f"number {names.index(candidate.id) + 1}"
     ), True
+
+
+def emulated_words(evidence: Evidence) -> str:
+    """What the vendor's emulator made of the golden vectors, or nothing."""
+    if evidence.emulated_cosine is None:
+        return ""
+    return f"; golden vectors there: cosine {evidence.emulated_cosine:.4f} at least"
 
 
 MAX_LENGTHS = 3
@@ -82,8 +90,8 @@ def summary(conversion: Conversion) -> str:
         ratio = candidate.artifact.size_bytes / base.artifact.size_bytes
         row = [f"  {size(candidate.artifact.size_bytes)} {ratio:.2f}x"]
         for length in lengths:
-            found, of = evidence.latency_ms[length], base_evidence.latency_ms[length]
-            row.append(f"{found:.{2 if found < 100 else 0}f} {found / of:.2f}x")
+            found, of = evidence.latency_ms.get(length), base_evidence.latency_ms[length]
+            row.append(f"{found:.{2 if found < 100 else 0}f} {found / of:.2f}x" if found else "-")
         rows.append(
             [*row, figure_words(evidence.value, evidence.metric), f"{evidence.agreement:.2%}"]
         )
@@ -104,6 +112,11 @@ def summary(conversion: Conversion) -> str:
         plain(f"  {one.id}: at most {one.max_error:.1e} of its largest output off the model's")
         for candidate, one in measured(conversion)
         if not candidate.quantized
+    ]
+    lines += [
+        plain(f"  {one.id}: {placed_words(one.placed, brief=True)}{emulated_words(evidence)}")
+        for one, evidence in measured(conversion)
+        if one.placed is not None
     ]
     p95_ms = conversion.passes.get("package", {}).get("latency_p95_ms")
     if isinstance(p95_ms, Mapping):

@@ -18,8 +18,10 @@ from converters.metrics import figure_words
 from converters.model import Candidate, Evidence
 from converters.passes import pass_words
 from converters.pipeline import Conversion
+from converters.placement.result import first_names
+from converters.placement.words import placed_words
 from converters.report import plots
-from converters.report.figures import baseline, measured, state
+from converters.report.figures import baseline, emulated_words, measured, state
 from converters.report.plots import Series
 from converters.report.template import raw, render
 from edge_runtime.text import size
@@ -71,12 +73,18 @@ def _section(index: int, conversion: Conversion) -> dict[str, Any]:
         f"on {verdict.host}, not on the board.",
         "quality_evidence": f"Quality: {verdict.reference.n:,} test rows where no other n is "
         "given, one at a time, each variant on its own engine; measured on the same host. "
-        "Memory: unknown.",
+        "Memory: unknown."
+        + (
+            " What is meant for an accelerator answered by this host's CPU, from the same file."
+            if any(candidate.placed is not None for candidate, _ in pairs)
+            else ""
+        ),
         "parity": [
             {"id": one.id, "error": f"{one.max_error:.1e}", "n": f"{one.n:,}"}
             for candidate, one in pairs
             if not candidate.quantized
         ],
+        "placements": [_placement(*pair) for pair in pairs if pair[0].placed is not None],
         "refused": [
             {"id": one.id, "reason": one.refused} for one in verdict.candidates if one.refused
         ],
@@ -108,13 +116,21 @@ def _tiles(
         "words": f"{size(candidate.artifact.size_bytes)}, "
         f"float {size(base[0].artifact.size_bytes)}",
     }
-    longest = max(evidence.latency_ms)
-    now, before = evidence.latency_ms[longest], base[1].latency_ms[longest]
-    yield {
-        "name": f"Latency{at_words(longest)}",
-        "value": f"{now / before:.2f}×",
-        "words": f"{now:.2f} ms, float {before:.2f} ms, on this host",
-    }
+    if candidate.placed is not None:
+        share = candidate.placed.share
+        yield {
+            "name": f"On {candidate.accelerator}",
+            "value": "unknown" if share is None else f"{share:.0%}",
+            "words": placed_words(candidate.placed),
+        }
+    if evidence.latency_ms:
+        longest = max(evidence.latency_ms)
+        now, before = evidence.latency_ms[longest], base[1].latency_ms[longest]
+        yield {
+            "name": f"Latency{at_words(longest)}",
+            "value": f"{now / before:.2f}×",
+            "words": f"{now:.2f} ms, float {before:.2f} ms, on this host",
+        }
     low, high = evidence.interval
     yield {
         "name": reference.metric.capitalize(),
@@ -152,6 +168,8 @@ def _row(
                 "value": f"{evidence.latency_ms[n]:.2f}",
                 "ratio": f"{evidence.latency_ms[n] / base[1].latency_ms[n]:.2f}×",
             }
+            if evidence.latency_ms
+            else {"value": "–", "ratio": "on the board"}
             for n in lengths
         ],
         "value": figure_words(evidence.value, evidence.metric),
@@ -161,6 +179,24 @@ def _row(
         "state": words,
         "state_class": {True: "good", False: "bad", None: ""}[good],
     }
+
+
+def _placement(candidate: Candidate, evidence: Evidence) -> dict[str, Any]:
+    """Where the operators of one variant run: a bar, and what is off by operator and reason."""
+    placed = candidate.placed
+    assert placed is not None
+    return {
+        "id": candidate.id,
+        "accelerator": candidate.accelerator,
+        "words": placed_words(placed) + emulated_words(evidence),
+        "share": None if placed.share is None else f"{100 * placed.share:.1f}",
+        "off": [
+            {"operator": one.operator, "count": len(one.names), "reason": one.reason,
+             "names": first_names(one.names)}
+            for one in placed.groups
+            if not one.on
+        ],
+    }  # fmt: skip
 
 
 def _plots(
@@ -181,7 +217,9 @@ def _plots(
     yield {
         "title": "Latency by token count",
         "words": f"p50, 1 thread, batch 1. Measured on {verdict.host}, not on the board.",
-        "svg": plots.latency_lines(f"{prefix}-latency", [(s, e.latency_ms) for s, _, e in drawn]),
+        "svg": plots.latency_lines(
+            f"{prefix}-latency", [(s, e.latency_ms) for s, _, e in drawn if e.latency_ms]
+        ),
     }
     lowest = reference.value - _verify_config(conversion).max_drop
     yield {

@@ -14,7 +14,7 @@ from converters.feeds import at_words
 from converters.metrics import figure_words, is_share
 from converters.passes import pass_words
 from converters.pipeline import Conversion
-from converters.placement import placement
+from converters.placement.here import placement
 from converters.report import front_plots
 from converters.report.confused import NUMBERS, heat, moved
 from converters.report.front_plots import Bounds, Mark

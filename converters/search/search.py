@@ -48,7 +48,7 @@ from converters.search.space import (
 from converters.search.weighed import Weighed, finished_recipe, verify_config
 from converters.search.written import recipe_toml
 from edge_runtime.errors import DeviceError, InputError
-from edge_runtime.profile import DeviceProfile
+from edge_runtime.profile import CPU, DeviceProfile
 
 MAX_CANDIDATES = 4
 FINALISTS = 3
@@ -77,6 +77,21 @@ class NotMet(InputError):
         self.found = found
 
 
+def _on_cpu(profile: DeviceProfile) -> DeviceProfile:
+    """The profile without its accelerators: what is compared here is measured on a CPU.
+
+    Raises:
+        InputError: then nothing is left.
+    """
+    engines = tuple(engine for engine in profile.engines if engine.accelerator == CPU)
+    if not engines:
+        raise InputError(
+            f"profile {profile.name}: has no engine on its CPU, and a search measures on one; "
+            "use `edge-convert run`"
+        )
+    return replace(profile, engines=engines)
+
+
 def optimize(
     recipe: Recipe, profile: DeviceProfile, budget: Budget, options: Options, progress: Progress
 ) -> Found:
@@ -87,6 +102,7 @@ def optimize(
         EdgeError: the recipe, its data, its model or a result is not as it should be.
     """
     started = time.monotonic()
+    profile = _on_cpu(profile)
     check_engines(recipe, [profile])
     check_continued(recipe)
     check_metric(recipe)

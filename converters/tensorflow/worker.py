@@ -1,14 +1,10 @@
-"""TensorFlow's process: read a line of JSON, do the job, answer a line; ends with its input.
+"""The jobs of TensorFlow's process: `hello`, then `open` once, then `run`, `tflite` and `onnx`.
 
-Jobs: `hello`, then `open` once, then `run`, `tflite` and `onnx` as often as one likes. What others
-print goes to stderr, which the other side keeps in a file: only answers reach the pipe. An error of
-a toolchain is reduced to the line that says something.
+An error of a toolchain is reduced to the line that says something.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -20,6 +16,7 @@ import numpy as np
 from converters.tensorflow import emit
 from converters.tensorflow.opened import Opened, open_model
 from converters.tensorflow.ways import Way
+from converters.toolchain import answer_all
 from edge_runtime.errors import EdgeError
 from edge_runtime.text import plain
 
@@ -105,18 +102,7 @@ def reduced(reason: BaseException) -> str:
 
 def main() -> int:
     """Answer until the input ends. Returns the exit code."""
-    # The pipe is ours alone: whatever prints to descriptor 1, in C++ too, prints to the log.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    worker = Worker()
-    for line in sys.stdin:
-        try:
-            answer: dict[str, Any] = {"ok": worker.answer(json.loads(line))}
-        except Exception as reason:  # of TensorFlow, Keras, converters, protobuf: no common base
-            answer = {"error": reduced(reason)}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-    return 0
+    return answer_all(Worker().answer, reduced)
 
 
 if __name__ == "__main__":

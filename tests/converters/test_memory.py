@@ -12,7 +12,8 @@ from converters.fold import fold_constants
 from converters.memory import ALIGNMENT, Life, Node, activations, arena, lifetimes, peak
 from converters.ort import open_session
 from converters.pipeline import Conversion
-from converters.placement import KERNELS, MEASURED, XNNPACK, placement
+from converters.placement.here import KERNELS, XNNPACK, placement
+from converters.placement.result import MEASURED
 from converters.words import fuse as fuse_words
 from tests.converters.small import HIDDEN, LAYERS, MAX_LENGTH
 
