@@ -130,6 +130,8 @@ def _options(engine: str, f: Fields, scheme: str) -> Options:
         layers={pattern: layers.text(pattern) for pattern in f.mapping("layers", {})},
         integer=f.boolean("integer", False),
     )
+    if options.integer and engine != "litert":
+        f.fault(f"{f.where}: integer is for litert; leave it out")
     if options.integer and options.scheme and not options.scheme.startswith("static"):
         f.fault(
             f"{f.where}: integer needs a static scheme, such as static_w8a8_channel, found "

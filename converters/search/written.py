@@ -16,7 +16,7 @@ import tomli_w
 
 from converters.configs import VerifyConfig
 from converters.passes import PassConfig, kind_of
-from converters.quantize.config import QuantizeConfig
+from converters.quantize.config import ENGINE_FIELDS, QuantizeConfig
 from converters.recipe import Recipe
 from converters.source import PACKAGE
 
@@ -68,6 +68,9 @@ def _steps(recipe: Recipe) -> dict[str, Any]:
 def _pass(config: PassConfig, base: Path, folder: Path) -> dict[str, Any]:
     if isinstance(config, QuantizeConfig):  # a table for each engine, beside the kind
         engines = {name: _table(one, folder) for name, one in config.engines.items()}
+        for table in engines.values():  # what is left is a profile's to demand
+            for key in table.keys() - set(ENGINE_FIELDS):
+                del table[key]
         return {"kind": kind_of(config), **engines}
     table = _table(config, folder)
     if isinstance(config, VerifyConfig) and ":" in config.metric:
