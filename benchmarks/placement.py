@@ -49,7 +49,8 @@ REASONS = 4
 class Cell:
     """One model on one accelerator of one profile.
 
-    `cosine` is the lowest of the golden vectors on this host's CPU, `emulated` the same on the
+    `cosine` is the lowest of the golden vectors on this host's CPU, None where it cannot run the
+    file, `emulated` the same on the
     vendor's emulator; `bound` what the recipe asks of both. `floor` is the profile's.
     """
 
@@ -64,7 +65,7 @@ class Cell:
     meets_floor: bool
     operators: int
     partitions: int | None
-    cosine: float
+    cosine: float | None
     emulated: float | None
     bound: float
     off: tuple[str, ...]
@@ -73,10 +74,12 @@ class Cell:
     @property
     def tolerance(self) -> str:
         """Whether the numbers are good enough, and where they were computed."""
-        found = self.cosine if self.emulated is None else min(self.cosine, self.emulated)
+        found = min(one for one in (self.cosine, self.emulated) if one is not None)
         word = "yes" if found >= self.bound else "**no**"
         if self.emulated is None:
             return f"{word}, {self.cosine:.4f}"
+        if self.cosine is None:
+            return f"{word}; there {self.emulated:.4f}"
         return f"{word}, {self.cosine:.4f}; there {self.emulated:.4f}"
 
 
@@ -132,7 +135,7 @@ def _cell(
         meets_floor=placed is None or meets(placed, engine),
         operators=len(placed.nodes) if placed else 0,
         partitions=placed.partitions if placed else None,
-        cosine=evidence.golden_cosine,
+        cosine=None if candidate.built else evidence.golden_cosine,
         emulated=evidence.emulated_cosine,
         bound=bound,
         off=tuple(off),

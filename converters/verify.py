@@ -83,7 +83,11 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
             config,
             job,
         )
-        emulated = emulated_cosine(asked.candidate, drafted, cases, job)
+        emulated = (
+            asked.golden_cosine
+            if asked.candidate.built  # whose every answer came from there
+            else emulated_cosine(asked.candidate, drafted, cases, job)
+        )
         found.append(replace(evidence, golden_cosine=asked.golden_cosine, emulated_cosine=emulated))
     latencies = _latencies(drafted, draft, config, job)  # 4
     checked = tuple(  # 5

@@ -54,7 +54,8 @@ def quantize(figures: Figures) -> str:
 def _notes(notes: Figures) -> str:
     if "placement" in notes:
         others = {key: value for key, value in notes.items() if key != "placement"}
-        return f"{placed_words(from_json(notes['placement']), brief=True)}; {_notes(others)}"
+        where = placed_words(from_json(notes["placement"]), brief=True)
+        return f"{where}; {_notes(others)}" if others else where
     if "smoothing_alpha" in notes:
         before, after = notes["smoothing_cosine_before"], notes["smoothing_cosine_after"]
         return (

@@ -23,6 +23,7 @@ from converters.samples import read_samples
 from converters.source import file_sha256
 from edge_runtime.bundle.manifest import Signature
 from edge_runtime.errors import InputError
+from edge_runtime.fields import Json
 from edge_runtime.inference.tasks.items import SEQUENCE
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ BUILDERS: Mapping[str, Builder] = {
         "onnxruntime", {FLOAT: "float16", "static_w8a8_channel": "static_w8a8_channel"}
     ),
 }
-"""By engine. RKNPUs have no float32: what is not quantized runs in half floats."""
+"""By engine. Rockchip's NPUs have no float32: what is not quantized runs in half floats."""
+
+ROWS = Options("").rows
+"""Calibration samples, as many as our own quantizers take."""
 
 
 def exported_as(backend: str) -> str:
@@ -81,8 +85,10 @@ def build_candidate(
     length = job.lengths[-1] if any(SEQUENCE in one.shape for one in interface.inputs) else 0
     source = _fixed(base, interface, length, job)
     samples: Artifact | None = None
+    notes: dict[str, Json] = {}
     if scheme != FLOAT:
         samples = _calibration(model, interface, length, job)
+        notes = {"calibration_texts": min(ROWS, len(job.data.calibration))}
     made = place_candidate(
         replace(
             base,
@@ -92,6 +98,7 @@ def build_candidate(
             artifact=source,
             plain=None,
             signatures=(Signature("model", {SEQUENCE: length}),) if length else (),
+            notes=notes,
             built=Built(source, samples),
         ),
         engine,
@@ -130,20 +137,19 @@ def _calibration(model: Model, interface: Interface, length: int, job: Job) -> A
     """Calibration samples as such a tool reads them: for each input an array (samples, 1, …)."""
     from converters.model import Artifact
 
-    rows = Options("").rows
     parts: dict[str, object] = {
         "calibration": job.data.calibration.sha256,
         "steps": [asdict(step) for step in interface.preprocess],
         "files": {name: file_sha256(path) for name, path in interface.files.items()},
         "inputs": [asdict(one) for one in interface.inputs],
         "length": length,
-        "rows": rows,
+        "rows": ROWS,
     }
 
     def make(out: Path) -> None:
         samples = read_samples(interface, job.data.calibration, name=model.name, length=length)
         with job.progress.busy("calibration samples"):
-            made = [sample.tensors() for sample in samples[:rows]]
+            made = [sample.tensors() for sample in samples[:ROWS]]
             stacked = {
                 one.name: np.stack([tensors[one.name] for tensors in made])
                 for one in interface.inputs

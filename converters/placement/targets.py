@@ -67,7 +67,16 @@ TARGETS: Mapping[str, Target] = {
         "emulator answers the golden vectors",
         (ONNX,),
         COMPILED,
-        steps=(("onnxruntime-qnn==2.7.0", "onnxruntime==1.32.0", "onnx==1.18.0"),),
+        # The last two are for the device's own code, which runs there as on such a board.
+        steps=(
+            (
+                "onnxruntime-qnn==2.7.0",
+                "onnxruntime==1.32.0",
+                "onnx==1.18.0",
+                "safetensors==0.8.0",
+                "tokenizers==0.23.3",
+            ),
+        ),
         pythons=("3.11", "3.12", "3.13"),
         disk_mb=587,
     ),

@@ -11,7 +11,7 @@ from converters.search.result import Finalist, Found, float_model
 from converters.show import table
 from edge_runtime.text import MAX_ERROR, plain, size
 
-ENGINES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT"}
+ENGINES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT", "rknn": "RKNN"}
 """What people call them."""
 FILLING = f"  {'candidate':<38} {'steps':>6} {'held out':>8} {'test':>7} {'ms':>6} {'size':>8}"
 """The head of the table that fills; of held-out rows the loss, lower is better."""

@@ -13,18 +13,24 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from edge_runtime.agent.hardware import HARDWARE
 from edge_runtime.fields import Json
 from edge_runtime.profile import DeviceProfile
 
-PACKAGES = ("onnxruntime*", "ai_edge_litert*", "tflite_runtime*")
-DEVICES = (
-    "apex_*", "hailo*", "nvhost*", "nvidia*", "nvmap", "galcore", "ethosu*", "rknpu*", "dri/*",
-    "accel/*", "fastrpc*", "adsprpc*", "kfd", "xclmgmt*", "vsi_*", "dma_heap/*",
+PACKAGES = ("onnxruntime*", "ai_edge_litert*", "tflite_runtime*", "rknn_toolkit_lite2*")
+NODES = sorted(
+    {pattern for one in HARDWARE.values() for pattern in one.nodes}
+    | {
+        "accel/*", "adsprpc*", "dma_heap/*", "dri/*", "fastrpc*", "hailo*", "kfd", "nvhost*",
+        "nvidia*", "nvmap", "rknpu*", "vsi_*", "xclmgmt*",
+    }
 )  # fmt: skip
-MODULES = (
-    "apex", "gasket", "hailo_pci", "nvidia", "nvgpu", "galcore", "ethosu", "rknpu", "intel_vpu",
-    "amdxdna", "fastrpc", "xocl", "zocl", "i915", "xe",
-)  # fmt: skip
+"""Under /dev: what the doctor looks for, further nodes of the same drivers, and of their kin."""
+MODULES = sorted(
+    {module for one in HARDWARE.values() for module in one.drivers} | {"amdxdna", "xocl"}
+)
+TOLD = sorted({path for one in HARDWARE.values() for path in one.versions})
+"""Files that tell a driver's version where its module does not."""
 VERSIONS = ("version", "srcversion")
 LIBRARIES = ("lib", "usr/lib", "usr/lib/*-linux-gnu*", "usr/local/lib", "opt/*/lib")
 """Where a library stands that a profile names without its folder."""
@@ -87,9 +93,11 @@ class Drivers:
                 for info in sorted(folder.glob(f"{pattern}.dist-info")):
                     yield f"{info.name} {_identity(info)}"
         dev = self._root / "dev"
-        for pattern in DEVICES:
+        for pattern in NODES:
             # A node is the same for as long as it is there; its times change with use.
             yield from sorted(str(node) for node in dev.glob(pattern))
+        for path in TOLD:
+            yield f"{path} {_text(self._root / path)}"
         for module in MODULES:
             folder = self._root / "sys" / "module" / module
             if folder.is_dir():

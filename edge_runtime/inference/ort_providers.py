@@ -7,6 +7,10 @@ tried alone first, with that fallback forbidden. What follows is told as `Accele
 2. the accelerator and the CPU: some nodes were left off. Degraded where all must run there; else
    the self-test holds the share that really ran there against the floor (`backend.share_floor`);
 3. the CPU: the accelerator is not in this build, or did not start. Degraded.
+
+One that comes as a plug-in (`ort_plugins`) is tried in the same way. Only its session is made by a
+device of it in the options, not by names; the engine adds the CPU by itself. So no further provider
+stands between the two.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ from types import ModuleType
 from typing import Any
 
 from edge_runtime.bundle.manifest import Variant
-from edge_runtime.errors import DeviceError, IncompatibleError
+from edge_runtime.errors import DeviceError, EdgeError, IncompatibleError
 from edge_runtime.fields import Json
+from edge_runtime.inference import ort_plugins
 from edge_runtime.inference.backend import EngineOptions, one_line
 from edge_runtime.messages.fleet import Accelerator
 
@@ -50,7 +55,11 @@ def start(
     """
     meant = wanted[0]
     known = ort.get_available_providers()
-    present = [name for name in wanted if name in known]
+    if ort_plugins.is_plugin(ort, meant):
+        present = [meant]
+    else:
+        # Asked for a plug-in by its name, the engine runs the CPU and says nothing.
+        present = [n for n in wanted if n in known and not ort_plugins.is_plugin(ort, n)]
     reason = ""
 
     def attempt(providers: Sequence[str], *, alone: bool = False) -> Any:
@@ -59,14 +68,10 @@ def start(
         if alone:
             made.add_session_config_entry(NO_FALLBACK, "1")
         try:
-            return ort.InferenceSession(
-                model,
-                made,
-                providers=list(providers),
-                provider_options=[_provider_options(options, name) for name in providers],
-                # Else the wrapper starts over on other providers and says so on stdout only.
-                enable_fallback=0,
-            )
+            return _session(ort, model, made, options, providers)
+        except EdgeError as error:
+            reason = str(error)
+            return None
         except Exception as error:  # the engine's errors share no base but Exception
             reason = one_line(error)
             if isinstance(error, MemoryError) or "bad_alloc" in reason:
@@ -97,8 +102,29 @@ def start(
         )
     if meant == CPU:
         return inner, told(CPU)
-    why = reason if meant in known else f"not among this engine's {', '.join(known)}"
+    why = reason if meant in present else f"not among this engine's {', '.join(known)}"
     return inner, told(CPU, f"{meant} does not run here ({why}); {CPU} runs instead")
+
+
+def _session(
+    ort: ModuleType, model: bytes, made: Any, options: EngineOptions, providers: Sequence[str]
+) -> Any:
+    """A session with the options `made` on `providers`. Raises what the engine raises.
+
+    Raises:
+        DeviceError: the plug-in that is meant cannot be had.
+    """
+    own = {name: _provider_options(options, name) for name in providers}
+    first = providers[0]
+    # Else the wrapper starts over on other providers and says so on stdout only.
+    alone = {"enable_fallback": 0}
+    if ort_plugins.is_plugin(ort, first):
+        device = ort_plugins.device(ort, first)
+        made.add_provider_for_devices([device], ort_plugins.located(first, own[first]))
+        return ort.InferenceSession(model, made, **alone)
+    return ort.InferenceSession(
+        model, made, providers=list(own), provider_options=list(own.values()), **alone
+    )
 
 
 def _provider_options(options: EngineOptions, provider: str) -> dict[str, str]:

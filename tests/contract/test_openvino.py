@@ -6,9 +6,6 @@ its interpreter, or it is where `edge-convert setup-target openvino` makes it.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,11 @@ import pytest
 from safetensors.numpy import save
 
 from edge_runtime.bundle.archive import FolderReader
-from tests.fakes import stored
+from tests.fakes import other_python, stored
 from tests.fakes.onnx_files import onnx_file
 from tests.fakes.tiny import TEXTS, tensor_json, tiny_folder, variant_json
 
-ROOT = Path(__file__).parents[2]
 PROFILE = "openvino-x86_64"
-PLACES = (
-    os.environ.get("EDGE_TARGETS", ""),
-    ROOT / ".venv-targets",
-    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-runtime" / "targets",
-)
 PARTLY = (
     ("Relu", ["x"], "a"),
     ("Abs", ["a"], "b"),
@@ -36,22 +27,6 @@ PARTLY = (
     ("Abs", ["c"], "y"),
 )
 """OpenVINO has no Hardmax; the CPU has, and takes it over without a word."""
-NEEDED = "import numpy, onnxruntime, safetensors, tokenizers"
-LOAD = """
-import dataclasses, json, sys
-from edge_runtime.agent.order import Order
-from edge_runtime.agent.worker import load
-loaded = load(Order.from_argument(sys.argv[1]))
-answers = []
-if loaded.pipeline is not None and loaded.pipeline.takes == "text":
-    answers = [one.as_json()["label"] for one in loaded.pipeline(json.loads(sys.argv[2]))]
-print(json.dumps({
-    "reports": [dataclasses.asdict(report) for report in loaded.reports],
-    "accelerated": loaded.accelerated,
-    "answers": answers,
-}))
-"""
-
 OLDER = """
 import json, sys
 import numpy, onnxruntime
@@ -71,23 +46,9 @@ print(json.dumps([account.nodes, account.off, account.told]))
 """
 
 
-def interpreter() -> str | None:
-    """The Python of an environment that has the provider and what the device's code needs."""
-    named = os.environ.get("EDGE_OPENVINO_PYTHON")
-    places = [Path(folder) / "openvino" / "bin" / "python" for folder in PLACES if folder]
-    for python in [named] if named else map(str, places):
-        try:
-            done = subprocess.run([python, "-c", NEEDED], capture_output=True, check=False)
-        except OSError:
-            continue
-        if done.returncode == 0:
-            return python
-    return None
-
-
 @pytest.fixture(scope="module")
 def python() -> str:
-    found = interpreter()
+    found = other_python.interpreter("openvino")
     if found is None:
         pytest.skip("openvino is not set up (edge-convert setup-target openvino)")
     return found
@@ -119,7 +80,7 @@ def load(
     bundle = tiny_folder(folder / "bundle", variants, replace, profile=PROFILE, **changed)
     digest = stored.store(FolderReader(bundle), folder / "state")
     profile = folder / "board.toml"
-    shipped = (ROOT / "device_profiles" / f"{PROFILE}.toml").read_text()
+    shipped = (other_python.ROOT / "device_profiles" / f"{PROFILE}.toml").read_text()
     for before, after in (
         ("coverage = 0.95", f"coverage = {coverage}"),
         ("latency_ms = 100.0", "latency_ms = 5000.0"),  # A test machine may be busy.
@@ -128,16 +89,7 @@ def load(
         shipped = shipped.replace(before, after)
     profile.write_text(shipped)
     order = stored.order(folder / "state", digest, str(profile))
-    done = subprocess.run(
-        [python, "-c", LOAD, order.to_argument(), json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = other_python.load(python, order, TEXTS, cwd=folder)
     return found
 
 
@@ -146,7 +98,7 @@ def test_openvino_is_proved_by_what_it_ran_and_answers_as_the_cpu_does(
 ) -> None:
     (tmp_path / "other").mkdir()
     found = load(python, tmp_path, variant("openvino-cpu", 1.0), variant("cpu"))
-    (report,) = found["reports"]
+    report = found["reports"][0]
     assert report["passed"], report["reason"]
     assert found["accelerated"]
     assert report["share"] == 1.0
@@ -206,12 +158,5 @@ def test_an_engine_that_does_not_tell_who_was_given_what_is_asked_what_the_cpu_r
     """As on boards whose ONNX Runtime stops at 1.23."""
     model = tmp_path / "model.onnx"
     model.write_bytes(onnx_file(("x", (1, 4)), ("y", (1, 4)), PARTLY, {}))
-    done = subprocess.run(
-        [python, "-c", OLDER, str(model)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [4, {"Hardmax": 1}, "profile"]
+    found = other_python.said(python, OLDER, str(model))
+    assert found == [4, {"Hardmax": 1}, "profile"]

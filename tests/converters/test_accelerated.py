@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 
+from converters.checks import check_profile
 from converters.model import Candidate
 from converters.package import open_verified, self_tests
 from converters.pipeline import Conversion, Options, convert
+from converters.placement.ask import ask
 from converters.progress import Silent
 from converters.report.figures import summary
 from edge_runtime.errors import InputError
@@ -110,6 +112,16 @@ providers = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
 compiler = "tensorrt"
 demands = { symmetric = true, static_shapes = true, max_opset = 15 }
 """
+ROCKCHIP = """
+backend = "rknn"
+accelerator = "rknpu"
+quantization = "float"
+convolutions = "static_w8a8_channel"
+compiler = "rknn"
+target = { target_platform = "rk3588" }
+coverage = 1.0
+demands = { static_shapes = true, max_opset = 15 }
+"""
 UNKNOWN = """
 backend = "onnxruntime"
 accelerator = "hailo8l"
@@ -186,6 +198,53 @@ def test_the_file_for_ethos_u_is_the_compilers_and_is_not_run_here(run: Run) -> 
     # Its floor is of the file before; the report has no line for what nothing here can run.
     assert variant.tolerance.floor > 0.9
     assert [one.variant for one in self_tests(bundle)] == ["ort-cpu-static-w8a8-channel"]
+
+
+@needs_target("rknn")
+def test_the_file_for_rockchip_is_the_toolkits_and_its_simulator_answers_for_it(run: Run) -> None:
+    done = run(ROCKCHIP)
+    made = first(done)
+    assert made.id == "rknn-rknpu-static-w8a8-channel"
+    assert made.placed is not None
+    assert (made.placed.share, made.placed.evidence) == (1.0, "vendor-compiled")
+    assert list(made.placed.notes["types_on_the_npu"]) == ["INT8"]  # type: ignore[arg-type]
+    assert done.model.verdict is not None
+    evidence, quantized, floats = done.model.verdict.candidates
+    # Not the float file's answers, and not our own quantizer's: the simulator's.
+    assert 0.99 < evidence.golden_cosine < 1 - 1e-6
+    assert evidence.emulated_cosine == evidence.golden_cosine
+    assert evidence.cosine_mean not in (quantized.cosine_mean, floats.cosine_mean)
+    assert (evidence.n, evidence.latency_ms) == (done.model.verdict.reference.n, {})
+    assert done.model.bundle is not None
+    bundle = open_verified(done.model.bundle)
+    variant = bundle.manifest.variants[0]
+    assert (variant.backend, variant.file) == ("rknn", f"{made.id}.rknn")
+    assert bundle.read(variant.file)[:4] == b"RKNN"
+    assert variant.placement.accelerator == "rknpu"
+    assert variant.placement.share.evidence == "vendor-compiled"
+    assert variant.tolerance.floor > 0.9
+    assert [one.variant for one in self_tests(bundle)] == ["ort-cpu-static-w8a8-channel"]
+    (asked,) = ask(str(done.model.bundle), [done.profile], Silent())
+    assert "compiled already; its manifest says 100 % on rknpu" in asked.placed.why
+
+
+def test_without_its_tool_the_board_gets_the_variants_for_its_cpu(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGE_TARGETS", str(tmp_path / "none"))
+    done = run(ROCKCHIP)
+    assert done.model.bundle is not None
+    variants = open_verified(done.model.bundle).manifest.variants
+    assert [one.id for one in variants] == ["ort-cpu-static-w8a8-channel"]
+
+
+def test_a_scheme_that_nothing_builds_for_rockchip_is_refused_beforehand(tmp_path: Path) -> None:
+    engine = ROCKCHIP.replace('"float"', '"dynamic_w8_channel"')
+    (tmp_path / "board.toml").write_text(BOARD.replace("{engine}", engine.strip()))
+    profile = load_profile(str(tmp_path / "board.toml"))
+    with pytest.raises(InputError, match="'dynamic_w8_channel' is not known for engine rknn; known "
+                       "are float, static_w8a8_channel"):  # fmt: skip
+        check_profile(profile)
 
 
 @needs_target("qnn")

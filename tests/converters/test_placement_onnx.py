@@ -45,6 +45,16 @@ def tools() -> Iterator[Tools]:
         yield opened
 
 
+def odd_one(operator: str, domain: str = "") -> bytes:
+    """The net with an operator in the middle that is not checked."""
+    net = convolutional()
+    (middle,) = (node for node in net.graph.node if node.name == "middle")
+    middle.op_type, middle.domain = operator, domain
+    if domain:
+        net.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    return bytes(net.SerializeToString())
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The nets, float and quantized, by name."""
@@ -59,6 +69,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "free": convolutional(shape=("batch", *IMAGE[1:])).SerializeToString(),
         "newer": convolutional(opset=20).SerializeToString(),
         "normed": normed().SerializeToString(),
+        "foreign": odd_one("Gelu", "com.microsoft"),
+        "ranks": odd_one("Det"),
+        "random": odd_one("RandomUniformLike"),
     }
     paths = {name: folder / f"{name}.onnx" for name in made}
     for name, path in paths.items():
@@ -199,6 +212,41 @@ def test_rknn_says_what_it_cannot_build(rockchip: Ask, files: dict[str, Path]) -
         rockchip("place", files["free"])
     with pytest.raises(InputError, match="reads opset 19 and older, the file has 20"):
         rockchip("place", files["newer"])
+    with pytest.raises(InputError, match=r"knows ONNX's own operators only, the file has "
+                       r"com\.microsoft\.Gelu x1"):  # fmt: skip
+        rockchip("place", files["foreign"])
+    # It crashes inside; what is told is the end of its traceback.
+    for file, told in {
+        "ranks": r"\[ShapeInferenceError\] Attribute strides has incorrect size",
+        "random": r"ValueError \(in rknn\.api\.graph_optimizer\.",
+    }.items():
+        with pytest.raises(InputError, match="cannot build it: .*" + told) as caught:
+            rockchip("place", files[file])
+        assert "Traceback" not in str(caught.value)
+
+
+@needs_target("rknn")
+def test_rknns_simulator_keeps_the_build_for_the_next_row_and_makes_another_for_another_file(
+    rockchip: Ask, files: dict[str, Path], tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples.npz"
+    np.savez(samples, image=np.stack(images()))
+    paths = {name: str(tmp_path / f"{name}.npz") for name in ("feeds", "answers")}
+
+    def answer(image: np.ndarray[Any, Any], **more: str) -> np.ndarray[Any, Any]:
+        np.savez(paths["feeds"], image=image)
+        assert rockchip("run", files["float"], **paths, **more) == {}
+        with np.load(paths["answers"]) as found:
+            return np.array(found["answer"])
+
+    first, second = images(2)
+    one, two = answer(first), answer(second)
+    np.testing.assert_array_equal(answer(first), one)
+    integers = answer(first, calibration=str(samples))
+    float_file = files["float"].read_bytes()
+    assert cosine(one, answers(float_file, first)) > cosine(integers, answers(float_file, first))
+    assert cosine(two, answers(float_file, second)) > NEAR
+    np.testing.assert_array_equal(answer(first), one)
 
 
 def test_nnapi_lacks_layer_norm_and_erf_and_takes_convolutions(

@@ -13,6 +13,7 @@ from rich.console import Console
 from converters.checks import check_profile
 from converters.cli import main
 from converters.model import SUFFIXES
+from converters.placement.build import exported_as
 from converters.placement.targets import TARGETS
 from converters.profile_page import main as make_page
 from converters.profile_words import ACCELERATORS, COMPILERS, demands_words, explain, scheme_words
@@ -41,7 +42,7 @@ def test_a_shipped_profile_can_be_converted_for(name: str) -> None:
         assert known_scheme(engine.backend, engine.quantization)
         assert engine.accelerator in ACCELERATORS
         if engine.compiler:
-            assert SUFFIXES[engine.backend] in TARGETS[engine.compiler].formats
+            assert SUFFIXES[exported_as(engine.backend)] in TARGETS[engine.compiler].formats
 
 
 def test_every_tool_that_places_is_in_words() -> None:

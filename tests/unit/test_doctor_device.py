@@ -299,7 +299,7 @@ def test_each_variant_says_whether_it_would_run_and_why_not(tiny: Path, tmp_path
     assert (found["away"].level, found["away"].text) == (
         Level.OK, "no, it is for other boards: rk3588",
     )  # fmt: skip
-    assert "not among the providers" in found["npu"].text
+    assert "its plug-in onnxruntime-qnn is not installed" in found["npu"].text
     assert "needs 1.9 GB of memory, 1.0 GB is here" in found["large"].text
     assert "needs onnxruntime on dpu, the profile has" in found["other"].text
     assert found["cpu"].values["runs"] is True

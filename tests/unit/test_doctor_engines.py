@@ -103,13 +103,34 @@ def test_the_engine_that_is_installed_is_told_with_its_version_and_providers() -
 
 def test_a_provider_that_is_not_in_this_build_is_told_with_those_that_are() -> None:
     pytest.importorskip("onnxruntime")
-    found = fault(ort("QNNExecutionProvider", CPU, accelerator="hexagon"))
+    found = fault(ort("NonsuchExecutionProvider", CPU, accelerator="cuda"))
     assert found is not None
     assert found.kind == "build"
-    assert "QNNExecutionProvider is not among the providers of onnxruntime" in found.text
+    assert "NonsuchExecutionProvider is not among the providers of onnxruntime" in found.text
     assert CPU in found.text
     # A variant's own word goes before the profile's.
-    assert fault(ort("QNNExecutionProvider", accelerator="hexagon"), CPU) is None
+    assert fault(ort("NonsuchExecutionProvider", accelerator="cuda"), CPU) is None
+
+
+def test_a_provider_that_comes_as_a_plugin_is_told_with_its_package(
+    site: Site, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    hexagon = ort("QNNExecutionProvider", CPU, accelerator="hexagon")
+    assert fault(hexagon) == Fault(
+        "plugin",
+        "QNNExecutionProvider: no part of this ONNX Runtime, and its plug-in onnxruntime-qnn is "
+        "not installed",
+    )
+    site("onnxruntime_qnn", "get_library_path = lambda: '/no/lib.so'", "onnxruntime-qnn")
+    found = fault(hexagon)
+    assert found is not None
+    assert found.kind == "plugin"
+    assert "its plug-in onnxruntime-qnn 9.9 does not work (" in found.text
+    assert "/no/lib.so" in found.text
+    (told,) = [f for f in findings(hexagon) if f.id == "engine.profile"]
+    assert told.text == found.text
+    assert "in a version for this Python" in told.advice
 
 
 def test_one_engine_of_several_is_enough_and_none_is_an_obstacle() -> None:
@@ -124,12 +145,14 @@ def test_one_engine_of_several_is_enough_and_none_is_an_obstacle() -> None:
 
 
 def test_every_kind_of_fault_has_a_remedy() -> None:
-    kinds = {"engine", "backend", "build", "provider", "delegate", "device", "board", "machine"}
+    kinds = {"engine", "backend", "build", "provider", "plugin", "delegate", "device", "board",
+             "machine"}  # fmt: skip
     assert kinds == equipment.REMEDIES.keys()
     for kind in kinds:
         assert "{" not in equipment.remedy(litert(), Fault(kind, "x"), "p")
     assert fault(Engine("tensorflow", "", (), 1, {})) == Fault(
-        "backend", "backend tensorflow is not known to this software, only onnxruntime, litert"
+        "backend",
+        "backend tensorflow is not known to this software, only onnxruntime, litert, rknn",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.agent.drivers import Drivers
+from edge_runtime.agent.hardware import HARDWARE
 from edge_runtime.profile import DeviceProfile, load_profile
 from tests.fakes import delegates
 
@@ -30,6 +31,9 @@ class Machine:
         self.named.write_bytes(b"one")
         self.module = self.root / "sys/module/apex/version"
         self.module.write_text("1.0\n")
+        self.told = self.root / "etc/nv_tegra_release"
+        self.told.parent.mkdir()
+        self.told.write_text("# R36, 4.3\n")
         (self.root / "dev/apex_0").touch()
         (self.root / "dev/tty0").touch()
         options = (self.library, Path("libedgetpu.so.1"))
@@ -65,6 +69,8 @@ CHANGES: dict[str, Callable[[Machine], object]] = {
     "a module that is gone": lambda m: shutil.rmtree(m.module.parent),
     "a device that is gone": lambda m: (m.root / "dev/apex_0").unlink(),
     "another device": lambda m: (m.root / "dev/dri/renderD128").touch(),
+    "a driver that tells its version in a file": lambda m: m.told.write_text("# R36, 4.4\n"),
+    "a plug-in": lambda m: (m.packages / "onnxruntime_qnn-2.7.0.dist-info").mkdir(),
     "an engine": lambda m: (m.packages / "onnxruntime_openvino-1.24.1.dist-info").mkdir(),
 }
 
@@ -76,6 +82,20 @@ def test_a_change_is_seen_once(machine: Machine, change: Callable[[Machine], obj
     change(machine)
     assert drivers.changed(120.0)
     assert not drivers.changed(180.0)
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_every_device_that_the_doctor_knows_counts(machine: Machine, name: str) -> None:
+    drivers = machine.drivers()
+    node = machine.root / "dev" / HARDWARE[name].nodes[0].replace("*", "0")
+    if name == "edgetpu":
+        node = node.with_name("apex_1")  # The other one is there.
+    node.parent.mkdir(parents=True, exist_ok=True)
+    node.touch()
+    assert drivers.changed(60.0)
+    module = machine.root / "sys/module" / HARDWARE[name].drivers[-1]
+    module.mkdir()
+    assert drivers.changed(120.0)
 
 
 def test_what_has_nothing_to_do_with_it_is_no_change(machine: Machine) -> None:

@@ -44,8 +44,10 @@ MADE = re.compile(r"(#\d+|_2[a-z]\w*)+$")
 """What the toolkit appends where it makes other layers of a node."""
 ENDS = ("InputOperator", "OutputOperator")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-FAULT = re.compile(r"^E (?!rknn-toolkit2 version|.*Unkown op target)(?:RKNN: )?(.+)$")
+FAULT = re.compile(r"^E (?!rknn-toolkit2 version|\w+:$|.*Unkown op target)(?:RKNN: )?(.+)$")
 TRACE = "Traceback (most recent call last):"
+LOG = "rknn_log."
+"""The toolkit's module that raises what was logged as an error."""
 FRAME = re.compile(r'^ +File ".*", line \d+, in (.+)$')
 
 
@@ -254,9 +256,9 @@ def _end_of_trace(told: Sequence[str]) -> str:
     where = ""
     for line in told:
         if frame := FRAME.match(line):
-            where = f" (in {frame[1]})"
+            where = where if LOG in frame[1] else f" (in {frame[1]})"
         elif line and not line.startswith(" "):
-            return line + where
+            return line.rstrip(":") + where
     return "it gave no reason" + where
 
 

@@ -13,10 +13,12 @@ from functools import partial
 from typing import TypeAlias
 
 from edge_runtime.agent.doctor.bounded import Overdue, Running, ask
+from edge_runtime.inference.ort_plugins import PLUGINS
 from edge_runtime.profile import DeviceProfile, Engine
 from edge_runtime.text import plain
 
-Ask: TypeAlias = Callable[[Sequence[str], float], "Mapping[str, object] | str"]
+Answer: TypeAlias = "Mapping[str, object] | str"
+Ask: TypeAlias = Callable[[Sequence[str], float], Answer]
 
 IMPORT_S = 15.0
 """An engine on a cold memory card takes some seconds; one that takes longer hangs."""
@@ -108,7 +110,7 @@ class Engines:
             ]
             for backend, sources in SOURCES.items()
         }
-        self._libraries: dict[tuple[str, ...], Running[str]] = {}
+        self._libraries: dict[tuple[str, ...], Running[Answer]] = {}
         for engine in profile.engines if profile is not None else ():
             if question := _question(engine, engine.providers):
                 self._begin(question)
@@ -141,10 +143,21 @@ class Engines:
             return None
         kind, what, *_ = question
         if kind == "provider" and what not in package.providers:
-            have = ", ".join(package.providers) or "none"
-            return Fault("build", f"{what} is not among the providers of {package.name}: {have}")
-        said = self._told(question)
-        return Fault(kind, f"{'delegate ' * (kind == DELEGATE)}{what}: {said}") if said else None
+            if what not in PLUGINS:
+                have = ", ".join(package.providers) or "none"
+                said = f"{what} is not among the providers of {package.name}: {have}"
+                return Fault("build", said)
+            kind = "plugin"
+        answer = self._told(question)
+        if not isinstance(answer, str):
+            return None
+        return Fault(kind, f"{'delegate ' * (kind == DELEGATE)}{what}: {answer}")
+
+    def plugin(self, engine: Engine) -> str:
+        """The plug-in that `engine` starts with, as `onnxruntime-qnn 2.7.0`; empty without one."""
+        question = _question(engine, engine.providers)
+        answer = self._told(question) if question is not None else ""
+        return "" if isinstance(answer, str) else str(answer.get("plugin", ""))
 
     def _missing(self, backend: str) -> str:
         broken = [f"{p.name}: {p.fault}" for p in self.packages(backend) if p.fault]
@@ -152,21 +165,20 @@ class Engines:
         either = "neither " if " nor " in names else ""
         return "; ".join(broken) or f"{either}{names} is {'' if either else 'not '}installed"
 
-    def _begin(self, question: tuple[str, ...]) -> Running[str]:
+    def _begin(self, question: tuple[str, ...]) -> Running[Answer]:
         """Asked once, however many variants need it."""
         if question not in self._libraries:
-            self._libraries[question] = Running(partial(self._library, question), LIBRARY_S + END_S)
+            self._libraries[question] = Running(
+                partial(self._ask, question, LIBRARY_S), LIBRARY_S + END_S
+            )
         return self._libraries[question]
 
-    def _told(self, question: tuple[str, ...]) -> str:
+    def _told(self, question: tuple[str, ...]) -> Answer:
+        """What was found, or in words what is wrong."""
         try:
             return self._begin(question).result()
         except Overdue as reason:
             return str(reason)
-
-    def _library(self, question: tuple[str, ...]) -> str:
-        answer = self._ask(question, LIBRARY_S)
-        return answer if isinstance(answer, str) else ""
 
     def _import(self, source: Source) -> Package:
         answer = self._ask(("import", source.module, *source.packages), IMPORT_S)

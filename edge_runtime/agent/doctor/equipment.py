@@ -9,6 +9,7 @@ from edge_runtime.agent.doctor.engines import SOURCES, Engines, Fault, Package
 from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, warning
 from edge_runtime.agent.doctor.scene import Scene
 from edge_runtime.fields import Json
+from edge_runtime.inference.ort_plugins import PLUGINS
 from edge_runtime.profile import Engine
 from edge_runtime.text import plain
 
@@ -28,6 +29,14 @@ def packages(scene: Scene, engines: Engines) -> Iterator[Finding]:
                     f"{' '.join(found.versions)}",
                     subject=backend,
                 )
+    for provider, plugin in PLUGINS.items():
+        if version := plugin.version:
+            yield ok(
+                "engine.package",
+                f"{plugin.installed}, a plug-in with {provider}",
+                subject=plugin.package,
+                values={"versions": {plugin.package: version}, "providers": [provider]},
+            )
 
 
 def _package(found: Package) -> Finding:
@@ -66,6 +75,9 @@ def profile_engines(scene: Scene, engines: Engines) -> Iterator[Finding]:
             yield warning("engine.profile", fault.text, advice, subject=engine.id, values=values)
         else:
             text = f"number {rank}, can start"
+            if plugin := engines.plugin(engine):
+                text += f", with the plug-in {plugin}"
+                values["plugin"] = plugin
             yield ok("engine.profile", text, subject=engine.id, values=values)
     running = [engine.id for engine, fault in faults if fault is None]
     text = f"{len(running)} of {len(faults)} of profile {p.name} can start"
@@ -93,6 +105,8 @@ REMEDIES: Mapping[str, str] = {
     "place of the plain one; until then variants for the CPU run",
     "provider": "install the libraries of {accelerator} in the versions that this build of ONNX "
     "Runtime names; until then variants for the CPU run",
+    "plugin": "install the plug-in of {accelerator} in a version for this Python and this machine, "
+    "beside an ONNX Runtime that takes it; until then variants for the CPU run",
     "delegate": "install the board maker's runtime for {accelerator}, or correct the path of the "
     "delegate in the profile; until then variants for the CPU run",
     "device": "see device {accelerator}; until then variants for the CPU run",

@@ -2,7 +2,8 @@
 
 `import MODULE PACKAGE…`: does it import, which version, which execution providers.
 `delegate PATH SYMBOL`: does the library load, and does it export the symbol.
-`provider NAME`: does the library of an execution provider of ONNX Runtime load.
+`provider NAME`: does the library of an execution provider of ONNX Runtime load; one that is a
+plug-in is registered, and must find a device.
 
 The answer is one object in JSON on stdout; {"fault": …} says what is wrong, in words. What the
 code itself prints goes to stderr.
@@ -18,6 +19,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+
+from edge_runtime.errors import DeviceError
+from edge_runtime.inference.ort_plugins import PLUGINS, device, is_plugin
 
 SHARED = "libonnxruntime_providers_shared.so"
 """Through it the libraries of providers find the engine; loaded before them, for all to see."""
@@ -62,6 +66,12 @@ def library(path: str, symbol: str) -> dict[str, object]:
 def provider(name: str) -> dict[str, object]:
     """Whether the library of the execution provider called `name` loads with what it needs."""
     engine = importlib.import_module("onnxruntime")
+    if is_plugin(engine, name):
+        try:
+            device(engine, name)
+        except DeviceError as reason:
+            return {"fault": str(reason)}
+        return {"loads": True, "plugin": PLUGINS[name].installed}
     folder = os.path.join(os.path.dirname(str(engine.__file__)), "capi")
     short = name.removesuffix("ExecutionProvider").lower()
     path = os.path.join(folder, f"libonnxruntime_providers_{short}.so")
