@@ -15,9 +15,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +31,7 @@ from converters.placement.coverage import meets
 from converters.placement.result import percent
 from converters.progress import Terminal
 from converters.recipe import Recipe, load_recipe
+from converters.steps import LEFT_OUT
 from edge_runtime.errors import EdgeError
 from edge_runtime.profile import CPU, DeviceProfile, load_profile, profile_names
 
@@ -38,7 +40,7 @@ MODELS = {
     "glyphs CNN": "examples/glyphs/recipe-keras.toml",
     "glyphs ViT": "examples/glyphs/recipe-vit.toml",
     "keywords DS-CNN": "examples/keywords/recipe.toml",
-    "anomaly autoencoder": "examples/anomaly/recipe.toml",
+    "anomaly autoencoder": "build/anomaly/recipe.toml",
 }
 ROWS = 32
 """Test rows: the table is about placement and golden vectors, quality is the report's matter."""
@@ -74,7 +76,10 @@ class Cell:
     @property
     def tolerance(self) -> str:
         """Whether the numbers are good enough, and where they were computed."""
-        found = min(one for one in (self.cosine, self.emulated) if one is not None)
+        computed = [one for one in (self.cosine, self.emulated) if one is not None]
+        if not computed:
+            return "not made"
+        found = min(computed)
         word = "yes" if found >= self.bound else "**no**"
         if self.emulated is None:
             return f"{word}, {self.cosine:.4f}"
@@ -94,7 +99,9 @@ def cells(name: str, recipe: Recipe, profiles: Sequence[DeviceProfile]) -> Itera
     model, data = open_recipe(recipe, cache, progress)
     config = recipe.config(VerifyConfig)
     assert config is not None  # no recipe is without
-    few = replace(config, quick_rows=ROWS, float_rows=ROWS, latency_runs=1)
+    # Nothing is refused here: what does not come close enough is what the table is to say.
+    few = replace(config, quick_rows=ROWS, float_rows=ROWS, latency_runs=1, max_drop=1e9,
+                  min_agreement=0.0, min_cosine=-1.0)  # fmt: skip
     passes = [
         few if isinstance(one, VerifyConfig) else one
         for one in recipe.passes
@@ -105,11 +112,22 @@ def cells(name: str, recipe: Recipe, profiles: Sequence[DeviceProfile]) -> Itera
             job = Job(replace(recipe, passes=tuple(passes)), profile, data, cache, progress,
                       Path(out), quick=True, allow_fallback=True)  # fmt: skip
             progress.say(f"{name} for {profile.name}")
-            done = run_passes(model, passes, job).model
+            conversion = run_passes(model, passes, job)
+        done = conversion.model
         assert done.verdict is not None
+        yield from _left_out(name, profile, conversion.passes.get("quantize", {}))
         for candidate, evidence in zip(done.candidates, done.verdict.candidates, strict=True):
             if candidate.accelerator != CPU:
-                yield _cell(name, profile, candidate, evidence, few.min_cosine)
+                yield _cell(name, profile, candidate, evidence, config.min_cosine)
+
+
+def _left_out(name: str, profile: DeviceProfile, figures: Mapping[str, Any]) -> Iterator[Cell]:
+    """A cell for each accelerator that there was no way to."""
+    for engine in profile.engines:
+        why = figures.get(engine.id, {}).get(LEFT_OUT, "")
+        if why:
+            yield Cell(profile.name, engine.accelerator, name, "", "unknown", "", None,
+                       engine.coverage, False, 0, None, None, None, 0.0, (), why)  # fmt: skip
 
 
 def _cell(
@@ -182,9 +200,13 @@ def page(found: Sequence[Cell], failed: Sequence[tuple[str, str]], models: Seque
 
 def _row(one: Cell) -> str:
     share = "unknown" if one.share is None else percent(one.share)
-    share = share if one.meets_floor else f"**{share}** of {percent(one.floor)}"
-    by = f"{one.evidence}: {one.tool or one.why}" if one.share is not None else one.why
-    return f"| {one.profile} | {one.accelerator} | {share} | {_cut(by)} | {one.tolerance} |"
+    if one.share is not None and not one.meets_floor:
+        share = f"**{share}** of {percent(one.floor)}"
+    if one.share is None:
+        by = _cut(one.why, 160)
+    else:
+        by = f"{one.evidence}: {_cut(one.tool, 60)}"
+    return f"| {one.profile} | {one.accelerator} | {share} | {by} | {one.tolerance} |"
 
 
 def _off(rows: Sequence[Cell]) -> Iterator[str]:
@@ -202,8 +224,10 @@ def _off(rows: Sequence[Cell]) -> Iterator[str]:
         yield ""
 
 
-def _cut(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")[:240]
+def _cut(text: str, most: int = 240) -> str:
+    """As a cell takes it, at the end of a word."""
+    plain = text.replace("|", "\\|").replace("\n", " ")
+    return plain if len(plain) <= most else f"{plain[:most].rsplit(' ', 1)[0]} …"
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from converters.model import FLOAT, SUFFIXES, Artifact, Candidate, Job, Model, T
 from converters.operators import check_runtime, float_operators, operators_of
 from converters.placement.build import BUILDERS, build_candidate, exported_as
 from converters.placement.candidate import place_candidate
+from converters.placement.coverage import ALLOW, BelowFloor
 from converters.quantize import Quantized, quantizer
 from converters.quantize.config import Options, QuantizeConfig
 from converters.quantize.scheme import FLOAT as FLOAT_SCHEME
@@ -37,6 +38,8 @@ CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "CONV_2D", "DEPTHWISE_CONV_2D
 """Operators of either format that slide a kernel over a picture or a sound."""
 WRONG = {"tflite-runtime": "dynamic_"}
 """Runtime → what the names of schemes have in them that it computes wrongly."""
+LEFT_OUT = "left out"
+"""Among the figures of an accelerator that there was no way to: why."""
 TENSORFLOW = "tensorflow_"
 """What schemes of TensorFlow's own converter begin with."""
 
@@ -191,9 +194,11 @@ def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dic
     Each one's operators are placed by the tool that the engine names.
 
     Raises:
-        InputError: an accelerator is left less of the model than the profile's floor.
+        InputError: an accelerator is left less of the model than the profile's floor, or there is
+            no way to it at all.
     """
     made = []
+    left_out: dict[str, Json] = {}
     floats = {one.backend: one for one in model.candidates}
     for engine in job.profile.engines:
         base = floats.get(exported_as(engine.backend))
@@ -202,10 +207,22 @@ def quantize(model: Model, config: QuantizeConfig, job: Job) -> tuple[Model, dic
         if engine.accelerator == CPU:
             options = config.options(engine.backend, _scheme(base, engine))
             made.append(_quantize_one(base, options.under(engine.demands), model, job))
-        elif (one := _accelerated(base, engine, model, job)) is not None:
+            continue
+        try:
+            one = _accelerated(base, engine, model, job)
+        except BelowFloor:
+            raise
+        except InputError as reason:
+            if not job.allow_fallback:
+                where = f"profile {job.profile.name}: {engine.id}"
+                raise InputError(f"{where}: {reason}. Or go without it: {ALLOW}") from None
+            left_out[engine.id] = {LEFT_OUT: str(reason)}
+            job.progress.say(f"  left out  {engine.id}: {reason}")
+            continue
+        if one is not None:
             made.append(one)
     notes: dict[str, Json] = {one.id: _figures(one) for one in made}
-    return replace(model, candidates=(*made, *model.candidates)), notes
+    return replace(model, candidates=(*made, *model.candidates)), {**notes, **left_out}
 
 
 def _figures(candidate: Candidate) -> dict[str, Json]:

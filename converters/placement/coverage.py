@@ -65,7 +65,12 @@ ADVICE: tuple[tuple[str, str], ...] = (
         "give it a shape within the limits that the reason names",
     ),
 )
+ALLOW = "--allow-fallback"
 OTHERWISE = "change the operator in the source model"
+
+
+class BelowFloor(InputError):
+    """Less of a model runs on the accelerator than the profile asks for."""
 
 
 def advice(reason: str) -> str:
@@ -85,20 +90,20 @@ def check_coverage(placed: Placed, engine: Engine, where: str) -> None:
     `where` begins the sentence.
 
     Raises:
-        InputError: it is not; names the first nodes that fell off, and what to change about each
+        BelowFloor: it is not; names the first nodes that fell off, and what to change about each
             reason.
     """
     share = placed.share
     if share is None or share >= engine.coverage:
         return
     changes = "; ".join(f"{words} ({named})" for words, named in _changes(placed).items())
-    raise InputError(
+    raise BelowFloor(
         plain(
             f"{where}: {percent(share)} of its operators run on {engine.accelerator} "
             f"({placed.evidence} by {placed.tool}), the profile's floor is "
             f"{percent(engine.coverage)}. "
             f"On the CPU: {_first(placed)}. To change: {changes}. "
-            "Or take it as it is: --allow-fallback",
+            f"Or take it as it is: {ALLOW}",
             MAX_ERROR,
         )
     )

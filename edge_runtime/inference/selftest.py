@@ -46,6 +46,8 @@ TIMING_S = 1.5
 """Timing ends after RUNS answers, or after this long once there are MIN_RUNS."""
 LEAK_RUNS = 100
 LEAK_S = 1.0
+LEAK_ROUNDS = 3
+"""A leak is still there when it is looked for again; an engine that fills its caches is done."""
 CONFIRMED = 4
 """Golden cases that are answered once more in the process that will serve."""
 
@@ -149,7 +151,10 @@ def _check(
     # 6. leak
     at("looking for a leak")
     longest = max(cases, key=lambda case: sum(tensor.size for tensor in case.inputs.values()))
-    found.growth_bytes = growth_bytes(lambda: pipeline.run(longest.inputs), LEAK_RUNS, LEAK_S)
+    for _ in range(LEAK_ROUNDS):
+        found.growth_bytes = growth_bytes(lambda: pipeline.run(longest.inputs), LEAK_RUNS, LEAK_S)
+        if not found.growth_bytes:
+            break
     if found.growth_bytes:
         return "leak", (
             f"leak: every inference keeps {found.growth_bytes} bytes or more, and does not stop to"

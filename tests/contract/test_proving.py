@@ -123,12 +123,12 @@ def test_a_delegate_that_hangs_is_ended_within_the_limit_and_leaves_nothing_behi
 
 
 def test_a_delegate_that_takes_all_memory_is_ended_before_it_has_it(tmp_path: Path) -> None:
-    loaded = found(tmp_path, "grab", ram_bytes=150 << 20)
-    assert served(loaded) == "cpu"
+    loaded = found(tmp_path, "grab", ram_bytes=200 << 20)
+    assert served(loaded) == "cpu", loaded.reports
     report = loaded.reports[0]
     assert report.fault == "memory"
     assert "memory: the process held" in report.reason
-    assert f"at most {600 << 20} are allowed" in report.reason
+    assert f"at most {800 << 20} are allowed" in report.reason
 
 
 def test_a_delegate_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
