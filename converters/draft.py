@@ -182,8 +182,10 @@ def _variant(candidate: Candidate, file: str, evidence: Evidence | None, job: Jo
 
 def _placement(candidate: Candidate) -> Placement:
     placed = candidate.placed
-    if placed is None:
+    if candidate.accelerator == CPU:
         return CPU_PLACEMENT
+    if placed is None:
+        return Placement(candidate.accelerator, Figure(None, "unknown", "no tool places it"))
     off = [(node.name[:MAX_WORDS], node.reason[:MAX_WORDS]) for node in placed.off]
     if len(off) > MAX_OFF:
         off = [*off[:MAX_OFF], ("…", f"and {len(off) - MAX_OFF} more")]

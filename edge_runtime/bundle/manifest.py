@@ -328,9 +328,9 @@ def _steps(f: Fields, key: str) -> tuple[Step, ...]:
     )
 
 
-def _figure(f: Fields) -> Figure:
+def _figure(f: Fields, high: float = 1e300) -> Figure:
     return Figure(
-        value=f.number("value", low=0) if f.present("value") else None,
+        value=f.number("value", low=0, high=high) if f.present("value") else None,
         evidence=f.choice("evidence", EVIDENCE),
         where=f.text("where", ""),
     )
@@ -357,7 +357,7 @@ def _variant(f: Fields) -> Variant:
         memory_bytes=_figure(f.object("memory_bytes")),
         placement=Placement(
             accelerator=placement.text("accelerator"),
-            share=_figure(placement.object("share")),
+            share=_figure(placement.object("share"), high=1.0),
             off=tuple(_off(placement, item) for item in placement.items("off", ())),
         ),
         tolerance=Tolerance(

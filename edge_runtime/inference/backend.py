@@ -203,13 +203,14 @@ def merge_options(
 def share_floor(variant: Variant, engine: Engine | None) -> float:
     """Least share of the operators that must run on the accelerator, 0..1.
 
-    The profile's coverage, and what the bundle's evidence promises less SHARE_MARGIN. Where nobody
-    says anything, all of them: what is left to the CPU in silence would never be noticed.
+    What the bundle's evidence promises less SHARE_MARGIN: the converter held that to the profile's
+    coverage, or a person said --allow-fallback. Without evidence the coverage itself; and where
+    nobody says anything, all of them: what is left to the CPU in silence would never be noticed.
     """
-    promised, coverage = variant.placement.share.value, engine.coverage if engine else 0.0
+    promised = variant.placement.share.value
     if promised is None:
-        return coverage or 1.0
-    return max(coverage, promised - SHARE_MARGIN, 0.0)
+        return (engine.coverage if engine else 0.0) or 1.0
+    return max(promised - SHARE_MARGIN, 0.0)
 
 
 def agree(

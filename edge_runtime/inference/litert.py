@@ -9,6 +9,7 @@ self-test.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import threading
@@ -33,7 +34,7 @@ from edge_runtime.inference.backend import (
 )
 from edge_runtime.inference.integers import FLOAT, Grid, border
 from edge_runtime.messages.fleet import Accelerator
-from edge_runtime.profile import Engine
+from edge_runtime.profile import CPU, Engine
 
 RUNTIMES = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
@@ -262,11 +263,20 @@ def _accelerate(
     """The delegate that the profile names, loaded, or why the CPU runs instead."""
     version = importlib.metadata.version(package)
     library = options.own.get("delegate", "")
+    meant = variant.placement.accelerator
     if not library:
-        return [], Accelerator(variant.id, "litert: cpu", f"{package} {version}: cpu")
+        lacks = f"the profile names no delegate for {meant}; the CPU runs instead"
+        return [], Accelerator(
+            variant.id,
+            f"litert: {meant}"[:MAX_TEXT],
+            f"{package} {version}: cpu",
+            "" if meant == CPU else lacks,
+        )
     requested = f"litert: {library}"[:MAX_TEXT]
     given = options.own.get("delegate_options", {})
     try:
+        # The engine's own loader leaves a half-made object behind, which complains when it goes.
+        ctypes.CDLL(str(library))
         delegate = module.load_delegate(library, given)
     except Exception as reason:
         degraded = f"delegate {library} did not start ({one_line(reason)}); the CPU runs instead"

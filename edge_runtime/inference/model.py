@@ -6,6 +6,7 @@ signed yet.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, overload
 
 from edge_runtime.bundle.archive import open_bundle
 from edge_runtime.bundle.manifest import Manifest, Variant
-from edge_runtime.bundle.verify import verify
+from edge_runtime.bundle.verify import VerifiedBundle, verify
 from edge_runtime.errors import IncompatibleError, InputError
 from edge_runtime.inference.backend import load_backend
 from edge_runtime.inference.microphone import Chunk
@@ -24,6 +25,8 @@ from edge_runtime.inference.streaming import Listening, sample_rate, stream_of
 from edge_runtime.inference.tasks.results import Raw, Result
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import CPU, Engine, load_profile
+
+log = logging.getLogger(__name__)
 
 
 class Model:
@@ -180,7 +183,10 @@ def load_model(
                 f"bundle {manifest.name} {manifest.version}: no variant {variant!r}, "
                 f"there are {', '.join(v.id for v in variants)}"
             )
-        return Model(Pipeline.open(bundle, chosen[0], engine_of(chosen[0])))
+        opened = Pipeline.open(bundle, chosen[0], engine_of(chosen[0]))
+        if opened.accelerator.degraded:
+            log.warning("variant %s: %s", variant, opened.accelerator.degraded)
+        return Model(opened)
     reasons = []
     for candidate in variants:
         if profile is None and candidate.placement.accelerator != CPU:
@@ -192,8 +198,29 @@ def load_model(
         except IncompatibleError as unknown:
             missing = str(unknown)
         if missing is None:
-            return Model(Pipeline.open(bundle, candidate, engine_of(candidate)))
+            found = _opened(bundle, candidate, engine_of(candidate))
+            if isinstance(found, Pipeline):
+                return Model(found)
+            missing = found
         reasons.append(f"{candidate.id}: {missing}")
     raise IncompatibleError(
         f"bundle {manifest.name} {manifest.version}: no variant runs here ({'; '.join(reasons)})"
     )
+
+
+def _opened(bundle: VerifiedBundle, variant: Variant, engine: Engine | None) -> Pipeline | str:
+    """`variant`, loaded; or why its accelerator does not run it, which is the next one's turn.
+
+    Raises:
+        IncompatibleError: it is the CPU's, and cannot be loaded.
+    """
+    try:
+        opened = Pipeline.open(bundle, variant, engine)
+    except IncompatibleError as reason:
+        if variant.placement.accelerator == CPU:
+            raise
+        return str(reason)
+    if not opened.accelerator.degraded:
+        return opened
+    opened.close()
+    return opened.accelerator.degraded

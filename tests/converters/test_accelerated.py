@@ -16,6 +16,7 @@ from converters.pipeline import Conversion, Options, convert
 from converters.placement.ask import ask
 from converters.progress import Silent
 from converters.report.figures import summary
+from edge_runtime import load
 from edge_runtime.errors import InputError
 from edge_runtime.inference.pipeline import Pipeline
 from edge_runtime.profile import load_profile
@@ -130,6 +131,12 @@ providers = ["HailoExecutionProvider", "CPUExecutionProvider"]
 compiler = "hailo"
 coverage = 1.0
 """
+NAMELESS = """
+backend = "onnxruntime"
+accelerator = "cuda"
+quantization = "float"
+providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+"""
 Run = Callable[..., Conversion]
 
 
@@ -139,8 +146,9 @@ def run(tmp_path: Path, cache_folder: Path) -> Run:
 
     def converted(engine: str, logits: str = PLAIN, *, allow_fallback: bool = False) -> Conversion:
         (tmp_path / "net.py").write_text(NET.replace("{logits}", logits))
-        write_pictures(tmp_path / "calibration", 3, 1)
-        write_pictures(tmp_path / "test", 4, 2)
+        if not (tmp_path / "test").exists():
+            write_pictures(tmp_path / "calibration", 3, 1)
+            write_pictures(tmp_path / "test", 4, 2)
         path = recipe(tmp_path, "image-classification", "net.py:make", head=STEPS)
         (tmp_path / "board.toml").write_text(BOARD.replace("{engine}", engine.strip()))
         profile = load_profile(str(tmp_path / "board.toml"))
@@ -301,6 +309,33 @@ def test_what_nobody_knows_is_told_and_fails_nothing(run: Run) -> None:
     variants = open_verified(done.model.bundle).manifest.variants
     assert [one.id for one in variants] == [made.id, "ort-cpu-static-w8a8-channel"]
     assert variants[0].placement.share.evidence == "unknown"
+
+
+def test_an_accelerator_that_no_tool_knows_is_no_cpu_and_is_not_loaded_in_its_place(
+    run: Run,
+) -> None:
+    done = run(NAMELESS)
+    assert done.model.bundle is not None
+    placement = open_verified(done.model.bundle).manifest.variants[0].placement
+    assert (placement.accelerator, placement.share.value) == ("cuda", None)
+    assert placement.share.evidence == "unknown"
+    with load(done.model.bundle) as model:
+        assert model.variant.placement.accelerator == "cpu"
+    board = done.recipe.path.with_name("board.toml")
+    with load(done.model.bundle, profile=str(board)) as model:  # which names it; this PC has none
+        assert model.variant.placement.accelerator == "cpu"
+        assert model.accelerator.degraded == ""
+
+
+def test_what_cannot_be_made_for_an_accelerator_fails_or_is_left_out_where_allowed(
+    run: Run,
+) -> None:
+    impossible = TENSORRT.replace("max_opset = 15", "max_opset = 13")
+    with pytest.raises(InputError, match=r"onnxruntime on tensorrt: opset 13: .*--allow-fallback"):
+        run(impossible)
+    done = run(impossible, allow_fallback=True)
+    assert {one.accelerator for one in done.model.candidates} == {"cpu"}
+    assert "opset 13" in str(done.passes["quantize"]["onnxruntime on tensorrt"])
 
 
 def test_a_file_of_fixed_shapes_answers_row_by_row(run: Run) -> None:

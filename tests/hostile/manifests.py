@@ -130,6 +130,7 @@ MANIFEST_ATTACKS: tuple[Attack, ...] = (
     ManifestAttack("latency below 0", _set("variants.0.latency_ms.value", -1), "value is -1"),
     ManifestAttack("floor above 1", _set("variants.0.tolerance.floor", 1.5), "floor is 1.5"),
     ManifestAttack("another metric", _set("variants.0.tolerance.metric", "luck"), "metric is"),
+    ManifestAttack("share above all", _set("variants.0.placement.share.value", 5), "value is 5"),
     ManifestAttack("off as text", _set("variants.0.placement.off", ["n"]), "off must hold"),
     ManifestAttack(
         "a dim of 0 in a signature", _set("variants.0.signatures.0.dims", {"sequence": 0}), "is 0"

@@ -214,9 +214,9 @@ def test_what_is_wrong_in_the_process_that_would_serve_is_refused_there(
 
 @pytest.mark.parametrize(
     ("share", "coverage", "floor"),
-    [(None, 0.0, 1.0), (None, 0.9, 0.9), (1.0, 0.0, 0.95), (0.5, 0.9, 0.9), (0.02, 0.0, 0.0)],
+    [(None, 0.0, 1.0), (None, 0.9, 0.9), (1.0, 0.0, 0.95), (0.5, 0.9, 0.45), (0.02, 0.0, 0.0)],
 )
-def test_the_floor_of_placement_is_the_higher_of_what_profile_and_evidence_say(
+def test_the_floor_of_placement_is_what_the_evidence_promises_else_the_profiles(
     tmp_path: Path, share: float | None, coverage: float, floor: float
 ) -> None:
     placement = {"accelerator": "npu", "share": {"value": share, "evidence": "unknown"}, "off": []}
