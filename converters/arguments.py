@@ -94,6 +94,11 @@ def _run(verbs: Verbs) -> None:
         help="take a model of which an accelerator runs less than the profile's floor",
     )
     run.add_argument(
+        "--require-proof",
+        action="store_true",
+        help="fail where nothing here tells which operators an accelerator will run",
+    )
+    run.add_argument(
         "--cache",
         type=Path,
         default=default_folder(),
@@ -215,11 +220,12 @@ def _verify(verbs: Verbs) -> None:
         "verify",
         "prove a bundle: every digest, then the golden vectors on each engine",
         "Check every file against the manifest, then run each variant's golden vectors on its own "
-        "engine, as a device does before it activates a bundle. Ends with 0 where every variant "
-        "passes, 1 where one fails, 3 where the bundle is not to be trusted.",
+        "engine, as a device does before it activates a bundle. Of a variant for an accelerator "
+        "this CPU proves the numbers only; one compiled for a chip is named as not provable here. "
+        "Ends with 0 where none fails, 1 where one does, 3 where the bundle is not to be trusted.",
         """\
   edge-convert verify build/debian-sections-1.0.0-generic-x86_64.edge
-  edge-convert verify --json my.edge | jq '.variants[] | {variant, value, latency_p95_ms}'
+  edge-convert verify --json my.edge | jq '.variants[] | {variant, proved, why, value}'
 """,
     )
     verify.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
@@ -280,7 +286,7 @@ def _place(verbs: Verbs) -> None:
         """\
   edge-convert place my/model.tflite --profile imx93 --profile coral-dev-board
   edge-convert place my/model.onnx --profile qcs6490 --allow-fallback
-  edge-convert place my.edge --profile imx93 --out build/placed    keep what was compiled
+  edge-convert place my/model.tflite --profile imx93 --out build/placed
   edge-convert place --json my.edge --profile imx93 | jq '.[] | {engine, share, evidence}'
 """,
     )
@@ -312,8 +318,8 @@ def _setup_target(verbs: Verbs) -> None:
         "set up a vendor's tool, which says where operators run",
         "Make an environment of its own for a vendor's compiler or emulator, from the package "
         "index that pip is configured for ($PIP_ARGS is handed to it), in $EDGE_TARGETS or "
-        "~/.cache/edge-runtime/targets. Done once; again it does nothing. Without a name, show "
-        "which tools there are and which are set up.",
+        "~/.cache/edge-runtime/targets. Done once; again it does nothing, unless with --force. "
+        "Without a name, show which tools there are and which are set up.",
         """\
   edge-convert setup-target
   edge-convert setup-target vela
@@ -321,6 +327,9 @@ def _setup_target(verbs: Verbs) -> None:
 """,
     )
     setup.add_argument("name", nargs="*", metavar="NAME", help="the target; several, one by one")
+    setup.add_argument(
+        "--force", action="store_true", help="make it anew, as when a package in it is spoiled"
+    )
     setup.add_argument("--list", action="store_true", help="show what there is and what is set up")
     setup.add_argument("--json", action="store_true", help="as JSON")
 

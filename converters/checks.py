@@ -6,6 +6,7 @@ the training.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +15,56 @@ from converters.data import load_dataset
 from converters.export import require_optimum
 from converters.metrics import find_metric
 from converters.model import SUFFIXES
-from converters.placement.build import BUILDERS, check_scheme
+from converters.placement.build import BUILDERS, check_scheme, exported_as
 from converters.placement.targets import TARGETS
 from converters.quantize import ENGINES, quantizer_path
 from converters.quantize.config import QuantizeConfig
 from converters.recipe import Recipe, load_recipe
 from edge_runtime.errors import DeviceError, InputError
-from edge_runtime.profile import DeviceProfile
+from edge_runtime.profile import DeviceProfile, Engine, load_profile
+
+PROVIDERS = tuple(
+    f"{name}ExecutionProvider"
+    for name in (
+        "ACL", "ArmNN", "Azure", "CANN", "CPU", "CUDA", "CoreML", "Dml", "Dnnl", "Hailo", "Js",
+        "MIGraphX", "Nnapi", "NvTensorRTRTX", "OpenVINO", "QNN", "ROCM", "Rknpu", "SNPE",
+        "Tensorrt", "TVM", "VSINPU", "VitisAI", "WebGpu", "WebNN", "Xnnpack",
+    )
+)  # fmt: skip
+"""ONNX Runtime's, of any release, and Hailo's; a vendor may have another."""
+
+
+def load_board(name_or_path: str) -> DeviceProfile:
+    """A profile to convert for, which says the same as its file's name and its engines' tools.
+
+    Bundles are named after the profile, and a device looks for its own name.
+
+    Raises:
+        InputError: there is none, it is faulty, or it does not.
+    """
+    profile = load_profile(name_or_path)
+    _check_backends(profile)
+    file = Path(name_or_path)
+    if file.suffix == ".toml" and file.stem != profile.name:
+        raise InputError(
+            f"profile {name_or_path}: its name is {profile.name!r}, expected that of the file, "
+            f"{file.stem!r}: bundles and devices know it by its name"
+        )
+    return profile
+
+
+def doubts(profile: DeviceProfile) -> list[str]:
+    """What may well be right, and looks like a slip: providers that nobody has heard of."""
+    found = []
+    for engine in profile.engines:
+        for name in engine.providers:
+            if name in PROVIDERS:
+                continue
+            near = difflib.get_close_matches(name, PROVIDERS, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            found.append(f"profile {profile.name}: provider {name!r} of {engine.id} is not known"
+                         f"{meant}")  # fmt: skip
+    return found
 
 
 def check_engines(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> None:
@@ -46,11 +90,6 @@ def check_profile(profile: DeviceProfile) -> None:
     """
     _check_backends(profile)
     for engine in profile.engines:
-        if engine.compiler and engine.compiler not in TARGETS:
-            raise InputError(
-                f"profile {profile.name}: compiler {engine.compiler!r} of {engine.id} is not "
-                f"known; known are {', '.join(TARGETS)}"
-            )
         for scheme in filter(None, (engine.quantization, engine.convolutions)):
             _check_quantizer(f"profile {profile.name}", engine.backend, scheme)
 
@@ -62,6 +101,20 @@ def _check_backends(profile: DeviceProfile) -> None:
                 f"profile {profile.name}: nothing exports to engine {engine.backend!r}; "
                 f"known are {', '.join(SUFFIXES)}"
             )
+        if engine.compiler:
+            _check_compiler(profile, engine)
+
+
+def _check_compiler(profile: DeviceProfile, engine: Engine) -> None:
+    where = f"profile {profile.name}: compiler {engine.compiler!r} of {engine.id}"
+    if engine.compiler not in TARGETS:
+        raise InputError(f"{where} is not known; known are {', '.join(TARGETS)}")
+    formats = TARGETS[engine.compiler].formats
+    ending = SUFFIXES[exported_as(engine.backend)]
+    if ending not in formats:
+        raise InputError(
+            f"{where} takes {' or '.join(formats)} files, the engine's are {ending} files"
+        )
 
 
 def _check_quantizer(where: str, backend: str, quantization: str) -> None:

@@ -52,18 +52,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from converters.checks import load_board
     from converters.join import join
     from converters.pipeline import Options, convert
     from converters.progress import Terminal
     from converters.report import as_json, summary, write_reports
     from converters.sources.shapes import parse_shapes
-    from edge_runtime.profile import load_profile
 
-    profiles = [load_profile(name) for name in dict.fromkeys(arguments.profile)]
+    profiles = [load_board(name) for name in dict.fromkeys(arguments.profile)]
     shapes = parse_shapes(arguments.shape)
     options = Options(
         arguments.out, arguments.cache, arguments.quick, arguments.model, shapes,
-        arguments.allow_fallback,
+        arguments.allow_fallback, arguments.require_proof,
     )  # fmt: skip
     if arguments.join and len(profiles) < 2:
         raise InputError("--join: expected two --profile or more, for there is nothing to join")
@@ -91,20 +91,20 @@ def _optimize(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
+    from converters.checks import load_board
     from converters.progress import Terminal
     from converters.search.base import base_recipe
     from converters.search.budget import Budget, parse_budget
     from converters.search.files import write_found
     from converters.search.search import NotMet, Options, optimize
     from converters.search.show import found_text
-    from edge_runtime.profile import load_profile
 
     if not 0 < arguments.minutes <= MOST_MINUTES:
         raise InputError(
             f"--minutes {arguments.minutes:g}: expected more than 0 and at most {MOST_MINUTES}"
         )
     budget = parse_budget(arguments.budget, Budget())
-    profile = load_profile(arguments.profile)
+    profile = load_board(arguments.profile)
     recipe = base_recipe(arguments.model, arguments.data, arguments.out)
     options = Options(
         arguments.out, arguments.cache, arguments.minutes, not arguments.no_training,
@@ -161,16 +161,17 @@ def _inspect_source(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from converters.package import open_verified, profile_of, self_tests
-    from converters.show import self_tests_json, self_tests_text
+    from converters.package import open_verified, profile_of
+    from converters.proofs import prove
+    from converters.show import proofs_json, proofs_text
 
     bundle = open_verified(arguments.bundle)
-    reports = self_tests(bundle)
+    proofs = prove(bundle)
     if arguments.json:
-        print(json.dumps(self_tests_json(bundle, reports), indent=2))
+        print(json.dumps(proofs_json(bundle, proofs), indent=2))
     else:
-        print(self_tests_text(bundle, reports, profile_of(bundle)))
-    return 0 if all(report.passed for report in reports) else 1
+        print(proofs_text(bundle, proofs, profile_of(bundle)))
+    return 1 if any(proof.failed for proof in proofs) else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -189,10 +190,12 @@ def _profiles(arguments: argparse.Namespace) -> int:
     from edge_runtime.profile import load_profile, profile_names
 
     if arguments.name:
-        from converters.checks import check_profile
+        from converters.checks import check_profile, doubts, load_board
 
-        profile = load_profile(arguments.name)
+        profile = load_board(arguments.name)
         check_profile(profile)
+        for doubt in doubts(profile):
+            print(f"{PROG}: {plain(doubt, MAX_ERROR)}", file=sys.stderr)
         print(json.dumps(profile_json(profile), indent=2) if arguments.json
               else profile_text(profile))  # fmt: skip
         return 0
@@ -205,12 +208,12 @@ def _profiles(arguments: argparse.Namespace) -> int:
 
 
 def _place(arguments: argparse.Namespace) -> int:
+    from converters.checks import load_board
     from converters.placement.ask import ask
     from converters.placement.show import show_placements
     from converters.progress import Terminal
-    from edge_runtime.profile import load_profile
 
-    profiles = [load_profile(name) for name in dict.fromkeys(arguments.profile)]
+    profiles = [load_board(name) for name in dict.fromkeys(arguments.profile)]
     found = ask(arguments.what, profiles, Terminal(), folder=arguments.out)
     if arguments.json:
         print(json.dumps([one.as_json() for one in found], indent=2))
@@ -236,7 +239,7 @@ def _setup_target(arguments: argparse.Namespace) -> int:
             show_targets()
         return 0
     progress = Terminal()
-    made = [set_up(name, progress) for name in dict.fromkeys(arguments.name)]
+    made = [set_up(name, progress, force=arguments.force) for name in dict.fromkeys(arguments.name)]
     if arguments.json:
         print(json.dumps([one.as_json() for one in made], indent=2))
         return 0

@@ -340,7 +340,8 @@ class Job:
     """What every pass may look at. `out` is where the bundle goes.
 
     `quick` measures and trains less, and every figure says so by its n. With `allow_fallback` a
-    model may leave more to the CPU than the profile's floor.
+    model may leave more to the CPU than the profile's floor; with `require_proof` it must be known
+    what an accelerator runs.
     """
 
     recipe: Recipe
@@ -351,6 +352,7 @@ class Job:
     out: Path
     quick: bool = False
     allow_fallback: bool = False
+    require_proof: bool = False
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from converters.configs import PackageConfig
-from converters.draft import on_this_host, write_bundle
-from converters.model import Candidate, Job, Model
+from converters.draft import write_bundle
+from converters.model import Candidate, Job, Model, Verdict
 from converters.placement.candidate import not_shippable
-from converters.quiet import quiet
+from converters.proofs import prove
 from edge_runtime.bundle.archive import FolderReader, open_bundle, pack
 from edge_runtime.bundle.files import sha256_hex
 from edge_runtime.bundle.manifest import MANIFEST_NAME, Variant
 from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.bundle.verify import verify as verify_bundle
-from edge_runtime.errors import DeviceError, IncompatibleError, InputError
+from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fields import Json
-from edge_runtime.inference.golden import load_golden
-from edge_runtime.inference.pipeline import Pipeline
-from edge_runtime.inference.selftest import self_test
 from edge_runtime.messages.worker import SelfTestReport
-from edge_runtime.profile import CPU, DeviceProfile, load_profile, profile_names
+from edge_runtime.profile import DeviceProfile, load_profile, profile_names
 
 
 def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[str, Json]]:
@@ -39,7 +36,8 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         DeviceError: the folder cannot be written, or a variant fails its own golden vectors.
     """
     assert model.verdict is not None
-    packed = [_shipped(one) for one in _chosen(model, config, job)]
+    left_out = _left_out(model.candidates, model.verdict, job)
+    packed = [_shipped(one) for one in _chosen(model, config, job, left_out)]
     folder, archive = _places(job)
     stem = folder.name
     try:
@@ -65,6 +63,7 @@ def package(model: Model, config: PackageConfig, job: Job) -> tuple[Model, dict[
         "variants": [one.id for one in packed],
         "latency_p95_ms": {one.variant: one.latency_p95_ms for one in proved},
         "refused": {one.id: one.refused for one in model.verdict.candidates if one.refused},
+        "left_out": left_out,
     }
 
 
@@ -88,7 +87,9 @@ def _shipped(candidate: Candidate) -> Candidate:
     return replace(candidate, artifact=candidate.compiled)
 
 
-def _chosen(model: Model, config: PackageConfig, job: Job) -> list[Candidate]:
+def _chosen(
+    model: Model, config: PackageConfig, job: Job, left_out: Mapping[str, Json]
+) -> list[Candidate]:
     """The candidates to pack, the preferred first: those that an engine of the profile asks for.
 
     Raises:
@@ -104,7 +105,7 @@ def _chosen(model: Model, config: PackageConfig, job: Job) -> list[Candidate]:
         if one.backend in engines
         and (one.backend, one.accelerator) in order
         and one.id not in refused
-        and not _left_out(one, job)
+        and one.id not in left_out
     ]
     if not good:
         raise InputError(f"package: no variant of {', '.join(engines)} is good enough")
@@ -114,13 +115,18 @@ def _chosen(model: Model, config: PackageConfig, job: Job) -> list[Candidate]:
     return [one for one in good if one.asked_for or config.keep_float] or good
 
 
-def _left_out(candidate: Candidate, job: Job) -> bool:
-    """Whether the board could not run the candidate's file as it is, which is then told."""
-    engine = job.profile.engine(candidate.backend, candidate.accelerator)
-    why = not_shippable(candidate, engine) if engine else ""
-    if why:
-        job.progress.say(f"  left out  {candidate.id}: {why}")
-    return bool(why)
+def _left_out(candidates: Sequence[Candidate], verdict: Verdict, job: Job) -> dict[str, Json]:
+    """Good candidates whose file the board could not run as it is, and why; it is told."""
+    refused = {one.id for one in verdict.candidates if one.refused}
+    found: dict[str, Json] = {}
+    for one in candidates:
+        engine = job.profile.engine(one.backend, one.accelerator)
+        if engine is None or one.id in refused:
+            continue
+        if why := not_shippable(one, engine):
+            job.progress.say(f"  left out  {one.id}: {why}")
+            found[one.id] = why
+    return found
 
 
 def _prove(bundle: VerifiedBundle) -> list[SelfTestReport]:
@@ -135,66 +141,12 @@ def _prove(bundle: VerifiedBundle) -> list[SelfTestReport]:
 def self_tests(
     bundle: VerifiedBundle, variants: Sequence[Variant] | None = None
 ) -> list[SelfTestReport]:
-    """The device's self-test of each variant, on this host's CPU, without a budget.
-
-    What the manifest says of the outputs is held against what the reference gave; the self-test
-    itself holds what each engine gives against the reference. Of a variant for an accelerator only
-    the numbers are proved, by the CPU; one that a vendor's compiler has made for its chip has no
-    report, for nothing here can run it.
-
-    Args:
-        variants: of the bundle's; all of them where none are given.
+    """The reports of `prove`: none of a variant that nothing here can run.
 
     Raises:
-        IncompatibleError: a variant's engine is not installed or cannot load it.
+        IncompatibleError: the engine of a variant for the CPU is not installed or cannot load it.
     """
-    reports = []
-    promised = _promise_broken(bundle)
-    for variant in bundle.manifest.variants if variants is None else variants:
-        here = variant.placement.accelerator == CPU
-        with quiet():  # engines greet when they load, or at the first run
-            try:
-                pipeline = Pipeline.open(bundle, variant if here else on_this_host(variant))
-            except IncompatibleError:
-                if here:
-                    raise
-                continue
-            try:
-                if not here and not _runs(bundle, pipeline):
-                    continue
-                report = self_test(bundle, pipeline)
-                if report.passed and promised:
-                    report = replace(report, passed=False, reason=promised)
-                reports.append(report)
-            finally:
-                pipeline.close()
-    return reports
-
-
-def _runs(bundle: VerifiedBundle, pipeline: Pipeline) -> bool:
-    """Whether this host's engine can run the file: one that was compiled for a chip it cannot."""
-    try:
-        pipeline.run(load_golden(bundle)[0].inputs)
-    except DeviceError:
-        return False
-    return True
-
-
-def _promise_broken(bundle: VerifiedBundle) -> str:
-    """How a golden output differs from the shape that the manifest gives it, or nothing."""
-    for index, case in enumerate(load_golden(bundle)):
-        for spec in bundle.manifest.outputs:
-            found = case.outputs[spec.name].shape
-            if len(found) != len(spec.shape) or any(
-                isinstance(dim, int) and dim != size
-                for dim, size in zip(spec.shape, found, strict=True)
-            ):
-                return (
-                    f"the manifest gives output {spec.name} the shape "
-                    f"[{', '.join(map(str, spec.shape))}], in golden case {index} it is "
-                    f"[{', '.join(map(str, found))}]"
-                )
-    return ""
+    return [one.report for one in prove(bundle, variants) if one.report is not None]
 
 
 def profile_of(bundle: VerifiedBundle) -> DeviceProfile | None:

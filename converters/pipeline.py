@@ -75,6 +75,8 @@ class Options:
     """Dimensions that the model leaves free, instead of the recipe's."""
     allow_fallback: bool = False
     """Whether accelerators may be left more of a model than the profile's floor allows."""
+    require_proof: bool = False
+    """Whether it is a failure where nothing tells what an accelerator will run."""
 
 
 def convert(
@@ -97,7 +99,7 @@ def convert(
     for profile in profiles:
         job = Job(
             recipe, profile, data, cache, progress, options.out, options.quick,
-            options.allow_fallback,
+            options.allow_fallback, options.require_proof,
         )  # fmt: skip
         progress.say(f"{recipe.name} {recipe.version} for {profile.name}")
         done.append(run_passes(model, recipe.passes, job))

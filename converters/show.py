@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_runtime.bundle.manifest import Figure
+from converters.placement.result import percent
+from converters.proofs import Proof
+from edge_runtime.bundle.manifest import Figure, Placement
 from edge_runtime.bundle.verify import VerifiedBundle
-from edge_runtime.messages.worker import SelfTestReport
 from edge_runtime.profile import DeviceProfile
 from edge_runtime.text import MAX_ERROR, plain, size
 
@@ -62,6 +64,7 @@ def bundle_text(bundle: VerifiedBundle) -> str:
                 f"{v.tolerance.metric} >= {v.tolerance.floor:g}"
             )
         )
+        lines.append(plain(f"      {_placement(v.placement)}"))
     steps = " → ".join(step.step for step in (*m.preprocess, *m.postprocess))
     lines += ["", plain(f"steps: {steps}", MAX_ERROR), "", "files"]
     lines.append(
@@ -77,48 +80,90 @@ def _figure(figure: Figure, unit: str) -> str:
     return figure.evidence if figure.value is None else f"{figure.value:g} {unit}"
 
 
+def _placement(placement: Placement) -> str:
+    """As "on hexagon: 98.3 % of its operators, vendor-compiled (onnxruntime-qnn 2.7.0), 2 off"."""
+    share = placement.share
+    if share.value is None:
+        return f"on {placement.accelerator}: {share.evidence} how much of it"
+    where = f" ({share.where})" if share.where else ""
+    count = off_count(placement)
+    off = f", {count} left to the CPU" if count else ""
+    words = f"{percent(share.value)} of its operators, {share.evidence}{where}{off}"
+    return f"on {placement.accelerator}: {words}"
+
+
+def off_count(placement: Placement) -> int:
+    """Operators that are left off the accelerator; the manifest names the first of very many."""
+    if placement.off and (more := re.fullmatch(r"and (\d{1,9}) more", placement.off[-1][1])):
+        return len(placement.off) - 1 + int(more[1])
+    return len(placement.off)
+
+
 def bundle_json(bundle: VerifiedBundle) -> dict[str, Any]:
     """The manifest and what follows from it."""
+    placements = [
+        {
+            "variant": v.id,
+            "accelerator": v.placement.accelerator,
+            "share": v.placement.share.value,
+            "evidence": v.placement.share.evidence,
+            "tool": v.placement.share.where,
+            "off": off_count(v.placement),
+        }
+        for v in bundle.manifest.variants
+    ]
     return {
         "manifest_sha256": bundle.manifest_sha256,
         "size_bytes": bundle.manifest.size_bytes,
+        "placements": placements,
         "manifest": json.loads(bundle.manifest.to_bytes()),
     }
 
 
-def self_tests_text(
-    bundle: VerifiedBundle,
-    reports: Sequence[SelfTestReport],
-    profile: DeviceProfile | None = None,
+def proofs_text(
+    bundle: VerifiedBundle, proofs: Sequence[Proof], profile: DeviceProfile | None = None
 ) -> str:
-    """Digests are right by now; one line a variant, and below it the engine that answered."""
+    """Digests are right by now; two lines a variant: its figures, and what they are worth."""
     m = bundle.manifest
-    rows = [
-        (
-            report.variant,
-            "passed" if report.passed else "FAILED",
-            f"{report.value:.4f}",
-            f"{report.floor:g}",
-            f"{report.latency_p95_ms:.1f} ms",
-        )
-        for report in reports
-    ]
-    head, *shown = table(("variant", "", "cosine", "floor", "p95"), rows).splitlines()
-    engines = [plain(f"      {report.accelerator.actual}") for report in reports]
+    head, *shown = table(
+        ("variant", "", "cosine", "floor", "p95"), [_proof_row(one) for one in proofs]
+    ).splitlines()
     lines = [
         plain(f"{m.name} {m.version} for {', '.join(m.profiles)}")
         + f": {len(m.files)} files are what the manifest says",
         f"golden vectors, {m.golden.cases} cases, on this machine",
         head,
-        *(line for pair in zip(shown, engines, strict=True) for line in pair),
     ]
-    lines += [
-        plain(f"  {one.variant}: {one.reason}", MAX_ERROR) for one in reports if not one.passed
-    ]
+    for proof, row in zip(proofs, shown, strict=True):
+        lines.append(row)
+        if proof.report is not None:
+            lines.append(plain(f"      {proof.report.accelerator.actual}"))
+        if proof.why and not proof.failed:
+            lines.append(plain(f"      {proof.why}", MAX_ERROR))
+    lines += [plain(f"  {one.variant}: {one.why}", MAX_ERROR) for one in proofs if one.failed]
     if profile is not None:
-        p95_ms = {one.variant: one.latency_p95_ms for one in reports if one.passed}
+        # What the CPU takes for an accelerator's work says nothing of the board.
+        p95_ms = {
+            one.variant: one.report.latency_p95_ms
+            for one in proofs
+            if one.proved == "here" and one.report is not None
+        }
         lines += over_budget(profile, p95_ms)
     return "\n".join(lines)
+
+
+def _proof_row(proof: Proof) -> tuple[str, ...]:
+    report = proof.report
+    if report is None:
+        return proof.variant, "not run", "-", "-", "-"
+    states = {"here": "passed", "numbers": "numbers", "no": "FAILED"}
+    return (
+        proof.variant,
+        states[proof.proved],
+        f"{report.value:.4f}",
+        f"{report.floor:g}",
+        f"{report.latency_p95_ms:.1f} ms",
+    )
 
 
 def over_budget(profile: DeviceProfile, p95_ms: Mapping[str, float]) -> list[str]:
@@ -139,12 +184,21 @@ def over_budget(profile: DeviceProfile, p95_ms: Mapping[str, float]) -> list[str
     ]
 
 
-def self_tests_json(bundle: VerifiedBundle, reports: Sequence[SelfTestReport]) -> dict[str, Any]:
-    """What `self_tests_text` says, in full."""
+def proofs_json(bundle: VerifiedBundle, proofs: Sequence[Proof]) -> dict[str, Any]:
+    """What `proofs_text` says, in full; the figures of a variant that did not run are missing."""
     return {
         "name": bundle.manifest.name,
         "version": bundle.manifest.version,
         "manifest_sha256": bundle.manifest_sha256,
-        "passed": all(report.passed for report in reports),
-        "variants": [dataclasses.asdict(report) for report in reports],
+        "passed": not any(proof.failed for proof in proofs),
+        "variants": [
+            {
+                **(dataclasses.asdict(proof.report) if proof.report else {"passed": None}),
+                "variant": proof.variant,
+                "meant_for": proof.accelerator,
+                "proved": proof.proved,
+                "why": proof.why,
+            }
+            for proof in proofs
+        ],
     }

@@ -14,6 +14,7 @@ that is heavy.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,9 +41,11 @@ END_S = 5.0
 MAX_ANSWER_BYTES = 16 << 20
 MAX_LINE = 300
 TAIL_BYTES = 4000
+PR_SET_PDEATHSIG = 1
 
 BOOT = (
     "import sys; sys.path.insert(0, {root!r}); import converters, edge_runtime; del sys.path[0]; "
+    "from converters.toolchain import end_with; end_with({parent}); "
     "from {module} import main; sys.exit(main({arguments}))"
 )
 """Our packages come from our folder, all others from the environment of that interpreter."""
@@ -74,9 +78,7 @@ class Toolchain:
         self.subject = subject
         self.whose = whose
         self._interpreter = interpreter
-        self._boot = BOOT.format(
-            root=str(ROOT), module=module, arguments=", ".join(map(repr, arguments))
-        )
+        self._module, self._arguments = module, ", ".join(map(repr, arguments))
         self._chatter = re.compile(chatter)
         self._prefix = prefix
         self._start_s, self._job_s = start_s, job_s
@@ -121,7 +123,7 @@ class Toolchain:
         try:
             with open(self._log, "wb") as log:
                 self._process = subprocess.Popen(
-                    [str(python), "-I", "-c", self._boot],
+                    [str(python), "-I", "-c", self._boot()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -151,6 +153,13 @@ class Toolchain:
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.cleanup()
+
+    def _boot(self) -> str:
+        # The system means the thread that starts a process when it speaks of its parent.
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+        return BOOT.format(
+            root=str(ROOT), module=self._module, arguments=self._arguments, parent=parent
+        )
 
     @property
     def _log(self) -> Path:
@@ -242,6 +251,18 @@ class _Refused(Exception):
 def shortened(said: str) -> str:
     """What a toolchain said, on one line, cut at 300 characters."""
     return plain(" ".join(said.split()), MAX_LINE)
+
+
+def end_with(parent: int) -> None:
+    """The other side: be killed when `parent` ends, however it does; nothing for 0.
+
+    The end of its input says the same to the loop, but not to a tool that hangs. Linux only.
+    """
+    if not parent or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
 
 
 def answer_all(

@@ -13,6 +13,8 @@ from converters.placement.words import placed_words
 from edge_runtime.text import size
 
 Figures = Mapping[str, Any]
+NAMES: Mapping[str, str] = {"calibration_texts": "calibration rows"}
+"""Notes that people read by another name: rows are texts, pictures or sounds."""
 
 
 def finetune(figures: Figures) -> str:
@@ -48,21 +50,27 @@ def fuse(figures: Figures) -> str:
 
 def quantize(figures: Figures) -> str:
     """The quantize pass."""
-    return "; ".join(f"{one}: {_notes(notes)}" for one, notes in figures.items())
+    told = ((one, _notes(notes)) for one, notes in figures.items())
+    return "; ".join(f"{one}: {words}" if words else one for one, words in told)
 
 
 def _notes(notes: Figures) -> str:
     if "placement" in notes:
         others = {key: value for key, value in notes.items() if key != "placement"}
         where = placed_words(from_json(notes["placement"]), brief=True)
-        return f"{where}; {_notes(others)}" if others else where
+        more = _notes(others)
+        return f"{where}; {more}" if more else where
     if "smoothing_alpha" in notes:
         before, after = notes["smoothing_cosine_before"], notes["smoothing_cosine_after"]
         return (
-            f"smoothed by {notes['smoothing_alpha']:g} on {notes['calibration_texts']} texts, "
+            f"smoothed by {notes['smoothing_alpha']:g} on {notes['calibration_texts']} rows, "
             f"cosine {before:.4f} → {after:.4f}"
         )
-    return ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in notes.items())
+    return ", ".join(
+        f"{NAMES.get(key) or key.replace('_', ' ')} {_short(value)}"
+        for key, value in notes.items()
+        if value not in ([], "")
+    )
 
 
 def verify(figures: Figures) -> str:
@@ -79,4 +87,6 @@ def package(figures: Figures) -> str:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,6 +15,7 @@ from typing import Any
 
 from converters.package import is_bundle, open_verified
 from converters.placement.coverage import check_coverage
+from converters.placement.given import check_regular, is_compiled
 from converters.placement.place import Tools
 from converters.placement.result import Placed, first_names, percent, unknown
 from converters.placement.targets import target
@@ -57,11 +58,12 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file that was named, or that a bundle has, and then for which variant."""
+    """A file that was named, or that a bundle has, and then for which variant and profiles."""
 
     title: str
     path: Path
     variant: Variant | None = None
+    made_for: tuple[str, ...] = ()
 
 
 def ask(
@@ -93,6 +95,8 @@ def ask(
             plain(f"{named}: nothing to place for {names}: "
                   + ("; ".join(sorted(takes)) or "no engine has an accelerator"))
         )  # fmt: skip
+    if folder is not None and not any(one.placed.compiled for one in found):
+        progress.say(f"{folder}: nothing is kept there, no tool compiled anything")
     return tuple(found)
 
 
@@ -101,14 +105,15 @@ def accelerated(profile: DeviceProfile) -> tuple[Engine, ...]:
     return tuple(engine for engine in profile.engines if engine.accelerator != CPU)
 
 
-def _compiled(file: _File, engine: Engine) -> Placed | None:
+def _compiled(file: _File, engine: Engine, profile: str) -> Placed | None:
     """Of a variant that its vendor's compiler has made already: what its manifest says."""
     if file.variant is None or not engine.compiler:
         return None
-    tool = target(engine.compiler)
-    inside = tool.custom and tool.custom.encode() in file.path.read_bytes()
-    if not inside and not (tool.made and file.path.suffix == tool.made):
+    if not is_compiled(file.path, target(engine.compiler)):
         return None
+    if profile not in file.made_for:
+        why = f"compiled already, for {', '.join(file.made_for)}: nothing is known of {profile}"
+        return unknown(engine.accelerator, why)
     said = file.variant.placement
     share = "an unknown share" if said.share.value is None else percent(said.share.value)
     off = first_names([f"{name} ({reason})" for name, reason in said.off])
@@ -122,7 +127,7 @@ def _compiled(file: _File, engine: Engine) -> Placed | None:
 def _one(file: _File, engine: Engine, profile: str, tools: Tools, folder: Path | None) -> Asked:
     """What is known of one file; that its tool fails stops no other."""
     try:
-        placed = _compiled(file, engine) or tools.place(file.path, engine, folder=folder)
+        placed = _compiled(file, engine, profile) or tools.place(file.path, engine, folder=folder)
     except InputError as reason:
         nothing = unknown(engine.accelerator, str(reason))
         return Asked(profile, engine, file.title, nothing, str(reason), failed=True)
@@ -152,8 +157,7 @@ def _files(named: str) -> Iterator[tuple[_File, ...]]:
     """What is named: a model file, or the variants of a bundle, unpacked."""
     path = Path(named)
     if not is_bundle(named):
-        if not path.is_file():
-            raise InputError(f"model {named}: no such file")
+        check_regular(path)
         yield (_File(path.name, path),)
         return
     bundle = open_verified(path)
@@ -169,4 +173,5 @@ def _unpacked(bundle: VerifiedBundle, variant: Variant, folder: Path) -> _File:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bundle.read(entry.path))
-    return _File(variant.id, folder / variant.file, variant)
+    made_for = variant.profiles or (bundle.manifest.profile,)
+    return _File(variant.id, folder / variant.file, variant, made_for)

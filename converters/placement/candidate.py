@@ -14,12 +14,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.placement.coverage import check_coverage
+from converters.placement.coverage import NotProved, check_coverage
 from converters.placement.environments import tool_of
 from converters.placement.place import place
 from converters.placement.result import Placed, from_json
 from converters.placement.targets import target
 from edge_runtime.profile import Engine
+from edge_runtime.text import MAX_ERROR, plain
 
 if TYPE_CHECKING:
     from converters.model import Artifact, Candidate, Job
@@ -29,12 +30,18 @@ def place_candidate(candidate: Candidate, engine: Engine, job: Job) -> Candidate
     """`candidate` with its placement, and with what the vendor's compiler made of it.
 
     Raises:
-        InputError: less of it than the floor runs on the accelerator, and that was not allowed.
+        InputError: less of it than the floor runs on the accelerator, and that was not allowed;
+            or nothing is known, and proof was asked for.
     """
     if not engine.compiler:
         return candidate
     placed, compiled = _asked(candidate, engine, job)
     where = f"profile {job.profile.name}: {candidate.id}"
+    if not placed.known and job.require_proof:
+        raise NotProved(
+            plain(f"{where}: where it runs is unknown, and proof is required: {placed.why}",
+                  MAX_ERROR)
+        )  # fmt: skip
     if not placed.known:
         job.progress.say(f"  unknown   where {candidate.id} runs: {placed.why}")
     elif not job.allow_fallback:
@@ -51,8 +58,19 @@ def not_shippable(candidate: Candidate, engine: Engine) -> str:
         return ""
     return (
         f"{engine.accelerator} runs only what its vendor's compiler made of the file, and "
-        f"{engine.compiler} has made nothing here"
+        f"{engine.compiler} has made nothing here{_to_do(engine.compiler)}"
     )
+
+
+def _to_do(name: str) -> str:
+    """What a person does about a compiler that is missing; nothing where it is there."""
+    if target(name).own_process:
+        missing = tool_of(name) is None
+        return f"; type `edge-convert setup-target {name}`" if missing else ""
+    from converters.placement.tools.edgetpu import COMPILER
+
+    missing = name == "edgetpu" and shutil.which(COMPILER) is None
+    return f"; put {COMPILER} on PATH" if missing else ""
 
 
 def _asked(candidate: Candidate, engine: Engine, job: Job) -> tuple[Placed, Artifact | None]:

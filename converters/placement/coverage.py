@@ -12,11 +12,22 @@ from collections.abc import Mapping
 from converters.placement.result import Placed, first_names, percent
 from edge_runtime.errors import InputError
 from edge_runtime.profile import Engine
+from edge_runtime.profile.engine import Demands
 from edge_runtime.text import MAX_ERROR, plain
 
 REASONS = 3
 """That a sentence tells, each with its first nodes."""
 
+CHANNEL, TENSOR = "static_w8a8_channel", "static_w8a8_tensor"
+FLOATS = (
+    f"quantize its activations too ({CHANNEL}, integer throughout): float operators are not for "
+    "this accelerator"
+)
+TYPES = f"use a type that it takes: 8-bit activations ({CHANNEL}), 32-bit indexes"
+OTHER_OPERATORS = (
+    "say it with other operators in the source model, or leave it to the application's own pre- "
+    "or postprocessing"
+)
 ADVICE: tuple[tuple[str, str], ...] = (
     (
         r"power of two",
@@ -32,12 +43,11 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(?i)float|hybrid|\bFP?(16|32)\b|not quantized|without a scale",
-        "quantize its activations too (static_w8a8_channel, integer throughout): float operators "
-        "are not for this accelerator",
+        FLOATS,
     ),
     (
         r"(?i)\bu?int(16|32|64)\b|16-bit|data ?type|[io]fm type|precision",
-        "use a type that it takes: 8-bit activations (static_w8a8_channel), 32-bit indexes",
+        TYPES,
     ),
     (
         r"(?i)not fixed|free dim|dynamic (shape|dim|size)|(is|are) computed|unknown shape|symbolic",
@@ -57,8 +67,7 @@ ADVICE: tuple[tuple[str, str], ...] = (
     ),
     (
         r"(?i)unsupported op|no operator of|not among the operators|not supported|cpu only",
-        "say it with other operators in the source model, or leave it to the application's own "
-        "pre- or postprocessing",
+        OTHER_OPERATORS,
     ),
     (
         r"(?i)dimension|dims|rank|shape|axis|axes|batch|depth|stride|dilation|padding|kernel",
@@ -67,15 +76,28 @@ ADVICE: tuple[tuple[str, str], ...] = (
 )
 ALLOW = "--allow-fallback"
 OTHERWISE = "change the operator in the source model"
+LEAVE = "leave it: it computes nothing and only moves numbers"
+MOVERS = frozenset(("EXPANDDIMS", "FLATTEN", "RESHAPE", "SQUEEZE", "TRANSPOSE", "UNSQUEEZE"))
+"""Operators that only move numbers, in both formats' names, without underscores."""
+VAIN = (FLOATS, TYPES, OTHER_OPERATORS, OTHERWISE)
+"""What is no help with those."""
+ANYTHING = Demands()
 
 
 class BelowFloor(InputError):
     """Less of a model runs on the accelerator than the profile asks for."""
 
 
-def advice(reason: str) -> str:
-    """What to change about a node that is off for `reason`."""
-    return next((words for kind, words in ADVICE if re.search(kind, reason)), OTHERWISE)
+class NotProved(BelowFloor):
+    """Nothing is known of what runs on the accelerator, and proof was asked for."""
+
+
+def advice(reason: str, demands: Demands = ANYTHING, operator: str = "") -> str:
+    """What to change about an `operator` that is off for `reason`, within the profile's demands."""
+    words = next((words for kind, words in ADVICE if re.search(kind, reason)), OTHERWISE)
+    if operator.upper().replace("_", "") in MOVERS and words in VAIN:
+        return LEAVE
+    return words.replace(CHANNEL, TENSOR) if demands.per_tensor else words
 
 
 def meets(placed: Placed, engine: Engine) -> bool:
@@ -96,7 +118,9 @@ def check_coverage(placed: Placed, engine: Engine, where: str) -> None:
     share = placed.share
     if share is None or share >= engine.coverage:
         return
-    changes = "; ".join(f"{words} ({named})" for words, named in _changes(placed).items())
+    changes = "; ".join(
+        f"{words} ({named})" for words, named in _changes(placed, engine.demands).items()
+    )
     raise BelowFloor(
         plain(
             f"{where}: {percent(share)} of its operators run on {engine.accelerator} "
@@ -120,10 +144,12 @@ def _first(placed: Placed) -> str:
     return "; ".join(told)
 
 
-def _changes(placed: Placed) -> Mapping[str, str]:
+def _changes(placed: Placed, demands: Demands) -> Mapping[str, str]:
     """Advice → the operators that it is about, of the reasons with most nodes."""
     found: dict[str, dict[str, None]] = {}
     for group in placed.groups:
         if not group.on:
-            found.setdefault(advice(group.reason), {})[group.operator] = None
+            found.setdefault(advice(group.reason, demands, group.operator), {})[group.operator] = (
+                None
+            )
     return {words: first_names(list(kinds)) for words, kinds in list(found.items())[:REASONS]}

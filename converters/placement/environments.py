@@ -9,6 +9,8 @@ there, make the environment, install step by step, let the tool say hello, and w
 So an environment without a stamp is none, whatever ended its making, and a release with other
 requirements makes another.
 
+What makes one does not outlive us (see `guarded`), and holds the lock until it is gone.
+
 pip is asked as everywhere on the machine: its configuration, its variables and $PIP_ARGS hold.
 """
 
@@ -19,6 +21,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -30,17 +33,22 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from converters.placement import guarded
 from converters.placement.targets import Target, target
 from converters.progress import Progress
-from converters.toolchain import ROOT, Toolchain, shortened
+from converters.toolchain import ROOT, START_S, Toolchain, shortened
 from edge_runtime.errors import DeviceError, InputError
-from edge_runtime.text import size
+from edge_runtime.text import plain, size
 
 FOLDER = "EDGE_TARGETS"
 IN_CHECKOUT = ".venv-targets"
 STAMP = "edge-target.json"
+GONE = r"ModuleNotFoundError|ImportError"
+"""What a tool says when a package of its environment was removed or spoiled."""
 PROBE_S = 20.0
 STEP_S = 3600.0
+HELLO_S = 60.0
+"""A tool that was well when it was set up says hello in seconds; what is installed may hang."""
 PROBE = (
     "import ensurepip, sys, venv; "
     "print(getattr(sys, '_base_executable', sys.executable) "
@@ -98,16 +106,32 @@ def interpreter(name: str) -> Path:
     if not wanted.own_process:
         raise RuntimeError(f"{name} has no environment of its own")
     folder = targets_folder() / name
-    stamp = _stamp(folder)
     python = folder / "bin" / "python"
     how = f"type `edge-convert setup-target {name}`"
-    if stamp is None:
-        raise InputError(f"{name} ({wanted.title}) is not set up: {how}")
-    if stamp.get("wanted") != _digest(wanted):
-        raise InputError(f"{name} was set up by another release, with other packages: {how}")
-    if not os.access(python, os.X_OK):  # its base may have been removed
-        raise InputError(f"{name}: {python} cannot be run any more: {how}")
+    match _state(wanted, folder):
+        case "no":
+            raise InputError(f"{name} ({wanted.title}) is not set up: {how}")
+        case "of another release":
+            raise InputError(f"{name} was set up by another release, with other packages: {how}")
+        case "its Python is gone":
+            raise InputError(f"{name}: {python} cannot be run any more: {how}")
     return python
+
+
+def state_of(name: str) -> str:
+    """Ready, or why not, in words for a table."""
+    return _state(target(name), targets_folder() / name)
+
+
+def _state(wanted: Target, folder: Path) -> str:
+    stamp = _stamp(folder)
+    if stamp is None:
+        return "no"
+    if stamp.get("wanted") != _digest(wanted):
+        return "of another release"
+    if not os.access(folder / "bin" / "python", os.X_OK):  # its base may have been removed
+        return "its Python is gone"
+    return "ready"
 
 
 def tool_of(name: str) -> str | None:
@@ -115,35 +139,55 @@ def tool_of(name: str) -> str | None:
     with contextlib.suppress(InputError):
         interpreter(name)
         stamp = _stamp(targets_folder() / name) or {}
-        return str(stamp.get("tool", ""))
+        return plain(str(stamp.get("tool", "")))
     return None
 
 
 def process(name: str, python: Callable[[], Path] | None = None) -> Toolchain:
     """A process of the tool, not yet started."""
-    return _Tool(name, python or (lambda: interpreter(name)))
+    return _Tool(name, python)
 
 
 class _Tool(Toolchain):
     """A vendor's tool in its environment."""
 
-    def __init__(self, name: str, python: Callable[[], Path]) -> None:
+    def __init__(self, name: str, python: Callable[[], Path] | None) -> None:
         super().__init__(
-            name, f"the process of {name}", "converters.placement.worker", python,
+            name, f"the process of {name}", "converters.placement.worker",
+            python or (lambda: interpreter(name)),
             arguments=(name,), chatter=r"[Ww]arning|^\s|^I ", prefix=f"edge-{name}-",
+            start_s=HELLO_S if python is None else START_S,
         )  # fmt: skip
+        self._cure = f"; type `edge-convert setup-target {name} --force`" if python is None else ""
         self._variables = {**QUIET, **target(name).environment}
 
     def environment(self, folder: Path) -> Mapping[str, str]:
         """The tool's own variables besides."""
         return {**super().environment(folder), **self._variables}
 
+    def start(self) -> dict[str, Any]:
+        """As `Toolchain.start`; where it is set up and is not well, says what to type."""
+        try:
+            return super().start()
+        except InputError as reason:
+            raise InputError(f"{reason}{self._cure}") from None
 
-def set_up(name: str, progress: Progress) -> Made:
-    """Make the environment of `name`, unless it is there.
+    def call(self, job: str, **request: Any) -> dict[str, Any]:
+        """As `Toolchain.call`; where a package was removed, says what to type."""
+        self.start()
+        try:
+            return super().call(job, **request)
+        except InputError as reason:
+            cure = self._cure if re.search(GONE, str(reason)) else ""
+            raise InputError(f"{reason}{cure}") from None
+
+
+def set_up(name: str, progress: Progress, *, force: bool = False) -> Made:
+    """Make the environment of `name`, unless it is there; with `force`, anew even then.
 
     Raises:
-        InputError: no such tool, none that needs an environment, or no Python for it.
+        InputError: no such tool, none that needs an environment, no Python for it, or $PIP_ARGS
+            are no arguments.
         DeviceError: it could not be made; names the log.
     """
     wanted = target(name)
@@ -153,11 +197,11 @@ def set_up(name: str, progress: Progress) -> Made:
     folder = targets_folder() / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.parent / f"{name}.lock"):
-            tool = tool_of(name)
+        with _alone(folder.parent / f"{name}.lock", name, progress) as held:
+            tool = None if force else tool_of(name)
             fresh = tool is None
             if tool is None:
-                tool = _make(name, wanted, folder, progress)
+                tool = _make(name, wanted, folder, progress, held)
     except OSError as reason:
         raise DeviceError(f"target {name}: {reason.strerror} ({reason.filename})") from None
     held = sum(one.lstat().st_size for one in folder.rglob("*"))
@@ -205,15 +249,16 @@ def _probe(candidate: str, version: str) -> Path | None:
     return Path(found) if done.returncode == 0 and found else None
 
 
-def _make(name: str, wanted: Target, folder: Path, progress: Progress) -> str:
-    """Make it, and return what the tool says that it is."""
+def _make(name: str, wanted: Target, folder: Path, progress: Progress, held: int) -> str:
+    """Make it, and return what the tool says that it is; `held` is the lock's descriptor."""
+    asked = _pip_arguments()
     python = find_python(wanted.pythons)
     shutil.rmtree(folder, ignore_errors=True)
     log = folder.parent / f"{name}.log"
     log.write_bytes(b"")
     own = folder / "bin" / "python"
     pip = [str(own), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input",
-           *shlex.split(os.environ.get("PIP_ARGS", ""))]  # fmt: skip
+           *asked]  # fmt: skip
     steps: list[tuple[str, list[str]]] = [
         (f"an environment with {python}", [str(python), "-I", "-m", "venv", str(folder)])
     ]
@@ -225,9 +270,9 @@ def _make(name: str, wanted: Target, folder: Path, progress: Progress) -> str:
     progress.say(f"target {name}: about {wanted.disk_mb} MB in {folder}")
     for number, (title, command) in enumerate(steps, 1):
         with _step(progress, number, total, title):
-            _run(command, log, f"target {name}: {title}")
+            _run(command, log, f"target {name}: {title}", held)
     with _step(progress, total, total, "the tool says hello"), process(name, lambda: own) as tool:
-        said = str(tool.start().get("tool", name))
+        said = plain(str(tool.start().get("tool", name)))
     _write_stamp(folder, {"wanted": _digest(wanted), "tool": said, "python": str(python)})
     return said
 
@@ -241,28 +286,37 @@ def _step(progress: Progress, number: int, total: int, title: str) -> Iterator[N
     progress.say(f"  {number}/{total} {title}, {time.monotonic() - begin:.0f} s")
 
 
-def _run(command: Sequence[str], log: Path, what: str) -> None:
+def _pip_arguments() -> list[str]:
+    try:
+        return shlex.split(os.environ.get("PIP_ARGS", ""))
+    except ValueError as reason:
+        raise InputError(f"PIP_ARGS are no arguments for pip ({reason})") from None
+
+
+def _run(command: Sequence[str], log: Path, what: str, held: int) -> None:
     with log.open("ab") as file:
         file.write(f"$ {shlex.join(command)}\n".encode())
         file.flush()
         try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=STEP_S
-            )
+            code = guarded.run(command, file, STEP_S, held=held)
         except subprocess.TimeoutExpired:
             raise DeviceError(f"{what} took longer than {STEP_S:.0f} s; see {log}") from None
-    if done.returncode != 0:
+    if code != 0:
         lines = log.read_text(errors="replace").splitlines()
         said = [line for line in lines if "ERROR" in line] or lines[-1:]
         raise DeviceError(f"{what} failed: {shortened(said[-1])}; see {log}")
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; another waits."""
+def _alone(lock: Path, name: str, progress: Progress) -> Iterator[int]:
+    """One process at a time; another says that it waits. Yields the lock's descriptor."""
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"target {name}: another process is at it, waiting for its end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 def _digest(wanted: Target) -> str:
@@ -271,9 +325,12 @@ def _digest(wanted: Target) -> str:
 
 def _stamp(folder: Path) -> dict[str, Any] | None:
     """What the stamp says; None where there is none that can be read."""
+    path = folder / STAMP
     try:
-        found = json.loads((folder / STAMP).read_bytes())
-    except (OSError, ValueError):
+        if not path.is_file():  # a pipe would have us wait
+            return None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from converters.placement import worker
 from converters.placement.environments import interpreter, process
+from converters.placement.given import check_given
 from converters.placement.result import EVIDENCE, Node, Placed, unknown
 from converters.placement.targets import TARGETS, Target, target
 from converters.quiet import quiet
@@ -83,8 +84,8 @@ class Tools:
                 quantizes a file of floats itself.
 
         Raises:
-            InputError: the file is not there or of a format that the tool does not take, or the
-                tool is there and cannot place it.
+            InputError: the file is not one for the tool (see `check_given`), or the tool is there
+                and cannot place it.
         """
         if not engine.compiler:
             why = f"no tool is known that tells where operators run on {engine.accelerator}"
@@ -181,16 +182,7 @@ def _given(calibration: Path | None) -> dict[str, str]:
 def _taking(model: Path, engine: Engine) -> Target:
     """The engine's tool, which takes files such as `model`."""
     wanted = target(engine.compiler)
-    if model.suffix not in wanted.formats:
-        raise InputError(
-            f"{model.name}: {engine.compiler} takes {' or '.join(wanted.formats)} files"
-        )
-    if not model.is_file():
-        raise InputError(f"model {model}: no such file")
-    if wanted.custom and wanted.custom.encode() in model.read_bytes():
-        raise InputError(
-            f"{model.name}: {engine.compiler} has compiled it already; place what it was made of"
-        )
+    check_given(model, wanted, engine.compiler)
     return wanted
 
 

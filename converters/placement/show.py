@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from converters.placement.ask import Asked
 from converters.placement.coverage import advice
-from converters.placement.environments import tool_of
+from converters.placement.environments import state_of, tool_of
 from converters.placement.result import Group, Placed, percent
 from converters.placement.targets import TARGETS, Target
+from edge_runtime.profile.engine import Demands
 from edge_runtime.text import MAX_ERROR, plain, size
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def show_placements(found: Sequence[Asked], *, every: bool = False) -> None:
     for one in found:
         if one.placed.known:
             console.print(_table(one, every=every))
-            for line in _notes(one.placed):
+            for line in _notes(one.placed, one.engine.demands):
                 console.print(f"  {plain(line, MAX_ERROR)}", markup=False)
             console.print()
     for one in found:
@@ -50,7 +51,7 @@ def summary(one: Asked) -> str:
     placed = one.placed
     head = f"{one.file} on {one.engine.accelerator} ({one.profile}): "
     if one.failed:
-        return plain(f"{head}FAILED. {placed.why}", MAX_ERROR)
+        return plain(f"{head}FAILED", MAX_ERROR)  # why is an error, and told where errors are
     if not placed.known or placed.share is None:
         return plain(f"{head}unknown. {placed.why or 'it has no operators'}", MAX_ERROR)
     on = len(placed.nodes) - len(placed.off)
@@ -100,7 +101,7 @@ def _rows(placed: Placed, *, every: bool) -> Sequence[Group]:
     return [Group(one.operator, one.on, one.reason, (one.name,)) for one in placed.nodes]
 
 
-def _notes(placed: Placed) -> list[str]:
+def _notes(placed: Placed, demands: Demands) -> list[str]:
     lines = [f"{placed.evidence} by {placed.tool}: {LABELS[placed.evidence]}"]
     if placed.estimated_ms is not None:
         lines.append(f"{placed.estimated_ms:.3g} ms: {placed.estimate}")
@@ -112,7 +113,11 @@ def _notes(placed: Placed) -> list[str]:
     ]
     if shown:
         lines.append(", ".join(shown))
-    changes = {advice(group.reason): None for group in placed.groups if not group.on}
+    changes = {
+        advice(group.reason, demands, group.operator): None
+        for group in placed.groups
+        if not group.on
+    }
     return [*lines, *(f"to change: {words}" for words in changes)]
 
 
@@ -139,7 +144,8 @@ def show_targets() -> None:
 def _state(name: str, one: Target) -> str:
     if not one.own_process:
         return "needs nothing"
-    return tool_of(name) or "no"
+    state = state_of(name)
+    return tool_of(name) or "ready" if state == "ready" else state
 
 
 def targets_json() -> list[dict[str, object]]:
@@ -153,6 +159,7 @@ def targets_json() -> list[dict[str, object]]:
             "evidence": one.evidence,
             "needs_setup": one.own_process,
             "tool": tool_of(name) if one.own_process else None,
+            "state": state_of(name) if one.own_process else "needs nothing",
             "requirements": [list(step) for step in one.steps],
             "pythons": list(one.pythons),
             "disk_mb": one.disk_mb,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from converters.placement.result import COMPILED, MEASURED, RULES
+from converters.placement.result import COMPILED, MEASURED, RULES, UNKNOWN
 from edge_runtime.errors import InputError
 
 ONNX, TFLITE = ".onnx", ".tflite"
@@ -163,7 +163,7 @@ TARGETS: Mapping[str, Target] = {
         "Hailo-8L",
         "nothing: the vendor's compiler, which alone could tell, needs an account",
         (ONNX,),
-        RULES,
+        UNKNOWN,
     ),
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from converters.model_files import read_tflite
+from edge_runtime.errors import InputError
 from edge_runtime.inference.backend import Tensor as Array
 
 FLOATS = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16")
@@ -112,6 +113,21 @@ def read_graphs(path: Path) -> tuple[Graph, ...]:
         )
         graphs.append(Graph(operators, tuple(tensors[n] for n in _numbers(one.inputs))))
     return tuple(graphs)
+
+
+def custom_operators(path: Path) -> frozenset[str]:
+    """Names of the custom operators that the file at `path` may call.
+
+    Raises:
+        InputError: it is not a whole .tflite file, or has no operators.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    file: Any = schema.Model.GetRootAs(read_tflite(path), 0)
+    if not any(file.Subgraphs(n).OperatorsLength() for n in range(file.SubgraphsLength())):
+        raise InputError(f"model {path.name}: it has no operators")
+    codes = (file.OperatorCodes(n).CustomCode() for n in range(file.OperatorCodesLength()))
+    return frozenset(code.decode(errors="replace") for code in codes if code)
 
 
 def weights_bytes(graphs: Sequence[Graph]) -> int:

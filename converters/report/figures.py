@@ -8,8 +8,11 @@ from typing import Any, cast
 from converters.metrics import figure_words
 from converters.model import Candidate, Evidence
 from converters.pipeline import Conversion
+from converters.placement.build import BUILDERS
+from converters.placement.targets import TARGETS
 from converters.placement.words import placed_words
 from converters.show import over_budget, table
+from converters.steps import LEFT_OUT
 from edge_runtime.text import MAX_ERROR, plain, size
 
 
@@ -64,6 +67,40 @@ def emulated_words(evidence: Evidence) -> str:
     if evidence.emulated_cosine is None:
         return ""
     return f"; golden vectors there: cosine {evidence.emulated_cosine:.4f} at least"
+
+
+def left_out(conversion: Conversion) -> list[str]:
+    """A line for each way to an accelerator that the bundle is without."""
+    found: dict[str, str] = {}
+    quantized = conversion.passes.get("quantize", {})
+    for name, notes in quantized.items():
+        if isinstance(notes, Mapping) and LEFT_OUT in notes:
+            found[name] = str(notes[LEFT_OUT])
+    packed = conversion.passes.get("package", {}).get("left_out")
+    if isinstance(packed, Mapping):
+        found |= {name: str(why) for name, why in packed.items()}
+    made = {(one.backend, one.accelerator) for one in conversion.model.candidates}
+    for engine in conversion.profile.engines:
+        if engine.backend in BUILDERS and (engine.backend, engine.accelerator) not in made:
+            how = f"type `edge-convert setup-target {engine.compiler}`"
+            found.setdefault(engine.id, f"the vendor's tool that makes its file is missing; {how}")
+    return [f"left out: {name}: {why}" for name, why in found.items()]
+
+
+def unproved(conversion: Conversion) -> list[str]:
+    """A line for each variant of which nobody knows where it runs."""
+    packed = conversion.passes.get("package", {}).get("left_out")
+    gone = packed if isinstance(packed, Mapping) else {}
+    lines = []
+    for one in conversion.model.candidates:
+        if one.placed is None or one.placed.known or one.id in gone:
+            continue
+        engine = conversion.profile.engine(one.backend, one.accelerator)
+        how = one.placed.why or "the tool says nothing"
+        if engine is not None and TARGETS[engine.compiler].own_process:
+            how = f"type `edge-convert setup-target {engine.compiler}`"
+        lines.append(f"not proved: where {one.id} runs is unknown ({how})")
+    return lines
 
 
 MAX_LENGTHS = 3
@@ -123,6 +160,9 @@ def summary(conversion: Conversion) -> str:
         lines += over_budget(conversion.profile, cast("Mapping[str, float]", p95_ms))
     lines += [
         plain(f"  refused {one.id}: {one.refused}") for one in verdict.candidates if one.refused
+    ]
+    lines += [
+        plain(f"  {line}", MAX_ERROR) for line in (*left_out(conversion), *unproved(conversion))
     ]
     if conversion.model.bundle is not None:
         total = size(conversion.model.bundle.stat().st_size)

@@ -21,7 +21,14 @@ from converters.pipeline import Conversion
 from converters.placement.result import first_names
 from converters.placement.words import placed_words
 from converters.report import plots
-from converters.report.figures import baseline, emulated_words, measured, state
+from converters.report.figures import (
+    baseline,
+    emulated_words,
+    left_out,
+    measured,
+    state,
+    unproved,
+)
 from converters.report.plots import Series
 from converters.report.template import raw, render
 from edge_runtime.text import size
@@ -88,6 +95,7 @@ def _section(index: int, conversion: Conversion) -> dict[str, Any]:
         "refused": [
             {"id": one.id, "reason": one.refused} for one in verdict.candidates if one.refused
         ],
+        "missing": [*left_out(conversion), *unproved(conversion)],
         "bounds": _bounds(
             _verify_config(conversion), verdict.reference.metric, bool(verdict.reference.classes)
         ),

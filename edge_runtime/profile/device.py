@@ -7,6 +7,7 @@ One TOML file per board in `device_profiles/`; this module reads it and answers 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ MAX_PROFILE_BYTES = 256 << 10
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l")
 IMAGES = ("none", "raspberry-pi-os", "jetson")
 """Kinds of system image that `edge-fleet flash` knows how to write to."""
+PYTHON = r"3\.[0-9]{1,2}"
+PROBED = r"/sys/(?!.*\.\.).+"
+"""Files that probes may read: what else a profile named would go out with telemetry."""
+MIN_SOURCE = 8
+"""Characters of a source; less says nothing."""
 SOURCELESS = ("name", "title", "sources")
 """Fields that need no entry in `sources`."""
 SOURCED = (
@@ -175,6 +181,7 @@ class DeviceProfile:
         for table in (f, budget, probes):
             refuse_unknown(table)
         _check_engines(f, profile.engines)
+        _check_forms(f, probes, profile)
         if "sources" in f:
             _check_sources(
                 f, sources.where, profile, [key for key in written if key not in unknown]
@@ -189,7 +196,12 @@ def _check_sources(f: Fields, where: str, profile: DeviceProfile, written: Seque
         if key not in (*SOURCELESS, *profile.sources):
             f.fault(f"{where}: {key} is missing; say where its value stands")
     engines = tuple(f"engine.{engine.accelerator}" for engine in profile.engines)
-    for key in profile.sources:
+    for key, source in profile.sources.items():
+        if len(source.strip()) < MIN_SOURCE:
+            f.fault(
+                f"{where}: {key} is {source!r}; say where its value stands, in {MIN_SOURCE} "
+                "characters or more"
+            )
         if key not in (*SOURCED, *engines):
             f.fault(
                 f"{where}: {key} names no field; known are "
@@ -198,12 +210,30 @@ def _check_sources(f: Fields, where: str, profile: DeviceProfile, written: Seque
 
 
 def _check_engines(f: Fields, engines: tuple[Engine, ...]) -> None:
-    """Variants name an engine and an accelerator: two alike could not be told apart."""
+    """Variants name an engine and an accelerator: two alike could not be told apart.
+
+    An accelerator may be missing on the board or fail its self-test; the CPU never is.
+    """
+    if engines and engines[-1].accelerator != CPU:
+        f.fault(
+            f"{f.where}: the last engines must run on the CPU, for where the accelerator fails; "
+            f"the last one is {engines[-1].id}"
+        )
     seen: set[tuple[str, str]] = set()
     for engine in engines:
         if (engine.backend, engine.accelerator) in seen:
             f.fault(f"{f.where}: two engines are {engine.id}; give one another accelerator")
         seen.add((engine.backend, engine.accelerator))
+
+
+def _check_forms(f: Fields, probes: Fields, profile: DeviceProfile) -> None:
+    """Strings of lists that have a form of their own."""
+    for version in profile.python:
+        if not re.fullmatch(PYTHON, version):
+            f.fault(f"{f.where}: python has {version!r}, expected versions such as '3.11'")
+    for path in (*profile.probes.power, *profile.probes.throttling):
+        if not re.fullmatch(PROBED, path):
+            f.fault(f"{probes.where}: {path!r} is no file under /sys")
 
 
 def _lengths(f: Fields) -> list[int]:

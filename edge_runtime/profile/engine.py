@@ -1,7 +1,8 @@
 """One way a board runs models: engine, accelerator, options, and what the accelerator demands.
 
 Data only. What a demand means for a file is the converter's matter; which options an engine takes
-is the engine's.
+is the engine's. LiteRT's are so few that a slip in them is told here already, before a device is
+asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from edge_runtime.fields import Fields, Json
 
 CPU = "cpu"
 """The accelerator of an engine that names none."""
+LITERT = "litert"
+LITERT_OPTIONS = ("delegate", "delegate_options")
+"""All that LiteRT takes: a shared library, and a table that is handed to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,29 @@ def parse_engine(f: Fields) -> Engine:
     )
     refuse_unknown(demands)
     refuse_unknown(f)
+    if engine.backend == LITERT:
+        _check_litert(f, engine)
     return engine
+
+
+def _check_litert(f: Fields, engine: Engine) -> None:
+    """LiteRT has delegates and no providers; what else stands there would do nothing."""
+    if engine.providers:
+        f.fault(
+            f"{f.where}: providers are ONNX Runtime's; litert takes options = "
+            '{ delegate = "lib….so" }'
+        )
+    for key in engine.options:
+        if key not in LITERT_OPTIONS:
+            f.fault(
+                f"{f.where}.options: {key} is not an option of litert; known are "
+                f"{', '.join(LITERT_OPTIONS)}"
+            )
+    delegate, given = (engine.options.get(key) for key in LITERT_OPTIONS)
+    if "delegate" in engine.options and not (isinstance(delegate, str) and delegate):
+        f.fault(f"{f.where}.options: delegate must be the name or path of a shared library")
+    if "delegate_options" in engine.options and not isinstance(given, Mapping):
+        f.fault(f"{f.where}.options: delegate_options must be a table")
 
 
 def refuse_unknown(f: Fields) -> None:

@@ -15,7 +15,9 @@ from converters.package import open_verified, self_tests
 from converters.pipeline import Conversion, Options, convert
 from converters.placement.ask import ask
 from converters.progress import Silent
+from converters.proofs import prove
 from converters.report.figures import summary
+from converters.report.page import html_page
 from edge_runtime import load
 from edge_runtime.errors import InputError
 from edge_runtime.inference.pipeline import Pipeline
@@ -123,6 +125,15 @@ target = { target_platform = "rk3588" }
 coverage = 1.0
 demands = { static_shapes = true, max_opset = 15 }
 """
+CORAL = """
+backend = "litert"
+accelerator = "edgetpu"
+quantization = "static_w8a8_channel"
+compiler = "edgetpu"
+demands = { static_shapes = true, integer = true }
+options = { delegate = "libedgetpu.so.1" }
+"""
+EDGETPU = "litert-edgetpu-static-w8a8-channel-integer"
 UNKNOWN = """
 backend = "onnxruntime"
 accelerator = "hailo8l"
@@ -144,7 +155,13 @@ Run = Callable[..., Conversion]
 def run(tmp_path: Path, cache_folder: Path) -> Run:
     """The conversion of a small net for a board with that engine and a CPU."""
 
-    def converted(engine: str, logits: str = PLAIN, *, allow_fallback: bool = False) -> Conversion:
+    def converted(
+        engine: str,
+        logits: str = PLAIN,
+        *,
+        allow_fallback: bool = False,
+        require_proof: bool = False,
+    ) -> Conversion:
         (tmp_path / "net.py").write_text(NET.replace("{logits}", logits))
         if not (tmp_path / "test").exists():
             write_pictures(tmp_path / "calibration", 3, 1)
@@ -152,7 +169,10 @@ def run(tmp_path: Path, cache_folder: Path) -> Run:
         path = recipe(tmp_path, "image-classification", "net.py:make", head=STEPS)
         (tmp_path / "board.toml").write_text(BOARD.replace("{engine}", engine.strip()))
         profile = load_profile(str(tmp_path / "board.toml"))
-        options = Options(tmp_path / "out", cache_folder, allow_fallback=allow_fallback)
+        options = Options(
+            tmp_path / "out", cache_folder, allow_fallback=allow_fallback,
+            require_proof=require_proof,
+        )  # fmt: skip
         (done,) = convert(path, [profile], options, Silent())
         return done
 
@@ -206,6 +226,9 @@ def test_the_file_for_ethos_u_is_the_compilers_and_is_not_run_here(run: Run) -> 
     # Its floor is of the file before; the report has no line for what nothing here can run.
     assert variant.tolerance.floor > 0.9
     assert [one.variant for one in self_tests(bundle)] == ["ort-cpu-static-w8a8-channel"]
+    compiled, here = prove(bundle)
+    assert (compiled.proved, compiled.why) == ("no", "not provable here: compiled for ethos-u65")
+    assert (here.proved, here.why) == ("here", "")
 
 
 @needs_target("rknn")
@@ -244,6 +267,28 @@ def test_without_its_tool_the_board_gets_the_variants_for_its_cpu(
     assert done.model.bundle is not None
     variants = open_verified(done.model.bundle).manifest.variants
     assert [one.id for one in variants] == ["ort-cpu-static-w8a8-channel"]
+
+
+def test_what_is_not_proved_or_left_out_ends_the_summary_and_may_be_a_failure(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EDGE_TARGETS", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    engines = f"{HEXAGON}\n[[engine]]{CORAL}\n[[engine]]{ROCKCHIP}"
+    done = run(engines)
+    assert [line.strip() for line in summary(done).splitlines()[-4:-1]] == [
+        f"left out: {EDGETPU}: edgetpu runs only what its vendor's compiler made of the file, and "
+        "edgetpu has made nothing here; put edgetpu_compiler on PATH",
+        "left out: rknn on rknpu: the vendor's tool that makes its file is missing; type "
+        "`edge-convert setup-target rknn`",
+        "not proved: where ort-hexagon-static-w8a16-channel-integer runs is unknown (type "
+        "`edge-convert setup-target qnn`)",
+    ]
+    assert list(done.passes["package"]["left_out"]) == [EDGETPU]  # type: ignore[arg-type]
+    assert "What is left out or not proved" in html_page([done])
+    for allow_fallback in (False, True):
+        with pytest.raises(InputError, match=r"ort-hexagon-.* is unknown, and proof is required: "):
+            run(engines, allow_fallback=allow_fallback, require_proof=True)
 
 
 def test_a_scheme_that_nothing_builds_for_rockchip_is_refused_beforehand(tmp_path: Path) -> None:

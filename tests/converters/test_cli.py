@@ -423,7 +423,7 @@ def test_verify_fails_where_the_manifest_gives_an_output_another_size(
 def test_a_profile_that_cannot_be_converted_for_is_not_shown_as_sound(
     old: str, new: str, says: str, edge_convert: EdgeConvert, tmp_path: Path
 ) -> None:
-    path = tmp_path / "mine.toml"
+    path = tmp_path / "board.toml"
     path.write_text(PROFILE)
     assert edge_convert("profiles", path)[0] == 0
     path.write_text(PROFILE.replace(old, new))

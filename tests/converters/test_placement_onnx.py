@@ -13,6 +13,7 @@ import pytest
 from converters.placement.environments import process
 from converters.placement.place import Tools
 from converters.placement.result import COMPILED, MEASURED, UNKNOWN
+from converters.placement.tools import onnx_graph
 from edge_runtime.errors import InputError
 from edge_runtime.profile import Engine
 from tests.converters.placed_nets import (
@@ -258,6 +259,23 @@ def test_nnapi_lacks_layer_norm_and_erf_and_takes_convolutions(
         "bell": "Erf is no operator of NNAPI's",
     }
     assert tools.place(files["u8"], engine("nnapi", {})).share == 1
+
+
+def test_nodes_in_any_order_are_read_in_the_one_that_they_run_in(
+    tools: Tools, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """ONNX Runtime takes any order, and its quantizer writes some; its checker wants this one."""
+    model = onnx.load(str(files["s8"]))
+    names = sorted(node.name for node in model.graph.node)
+    turned = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(turned)
+    path = tmp_path / "turned.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = onnx_graph.read(str(path))
+    assert sorted(node.name for node in found.graph.node) == names
+    onnx.checker.check_model(found)
+    assert tools.place(path, engine("nnapi", {})).share == 1
 
 
 def test_nnapi_wants_fixed_shapes(tools: Tools, files: dict[str, Path]) -> None:

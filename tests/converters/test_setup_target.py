@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +21,7 @@ from converters.placement.environments import (
     STAMP,
     find_python,
     interpreter,
+    process,
     set_up,
     targets_folder,
     tool_of,
@@ -88,12 +95,14 @@ def test_a_target_is_set_up_once_and_again_for_a_release_that_wants_others(
     assert sorted(one.fresh for one in made) == [False, True]
     assert {one.tool for one in made} == {"ethos-u-vela 5.2.0"}
     said = [line for ear in ears for line in ear.lines]
-    assert [line.split()[0] for line in said] == ["target", "1/3", "2/3", "3/3"]
+    steps = [line for line in said if "another process is at it" not in line]
+    assert [line.split()[0] for line in steps] == ["target", "1/3", "2/3", "3/3"]
+    assert len(said) - len(steps) == 1
     assert interpreter("vela") == targets / "vela" / "bin" / "python"
     assert "pip install" in (targets / "vela.log").read_text()
 
     stamp = targets / "vela" / STAMP
-    before = stamp.stat().st_mtime_ns
+    before, before_text = stamp.stat().st_mtime_ns, stamp.read_text()
     code, out, _ = edge("setup-target", "vela", "--json")
     (told,) = json.loads(out)
     assert code == 0
@@ -103,11 +112,90 @@ def test_a_target_is_set_up_once_and_again_for_a_release_that_wants_others(
     states = {one["target"]: one["tool"] for one in json.loads(edge("setup-target", "--json")[1])}
     assert (states["vela"], states["qnn"]) == ("ethos-u-vela 5.2.0", None)
     assert "ethos-u-vela 5.2.0" in edge("setup-target", "--list")[1]
+    check_spoiled(targets, edge)
 
     stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"wanted": "others"}))
     with pytest.raises(InputError, match="set up by another release"):
         interpreter("vela")
     assert tool_of("vela") is None
+    assert "of another" in edge("setup-target", "--list")[1]
+    (targets / "vela" / "bin" / "python").unlink()
+    stamp.write_text(before_text)
+    states = {one["target"]: one["state"] for one in json.loads(edge("setup-target", "--json")[1])}
+    assert (states["vela"], states["qnn"]) == ("its Python is gone", "no")
+
+
+def test_what_makes_an_environment_ends_with_us_and_holds_the_lock_until_then(
+    targets: Path, tmp_path: Path
+) -> None:
+    """A build that hangs, two processes below us, when somebody ends us by SIGKILL."""
+    tree = "import subprocess, sys; subprocess.call([sys.executable, '-c', sys.argv[1]])"
+    leaf = f"import os, time; open({str(tmp_path / 'leaf')!r}, 'w').write(str(os.getpid())); "
+    leaf += "time.sleep(60)"
+    ours = (
+        "import sys; from pathlib import Path; from converters.placement import environments as e; "
+        "from converters.progress import Silent; lock = Path(sys.argv[1]); "
+        "held = e._alone(lock, 'vela', Silent()).__enter__(); "
+        "e._run([sys.executable, '-c', *sys.argv[2:]], lock.with_name('log'), 'x', held)"
+    )
+    lock = tmp_path / "vela.lock"
+    run = subprocess.Popen([sys.executable, "-c", ours, lock, tree, leaf])
+    until = time.monotonic() + 20
+    while not (tmp_path / "leaf").exists() or not (tmp_path / "leaf").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    pid = int((tmp_path / "leaf").read_text())
+    run.kill()
+    run.wait()
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    while alive(pid):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: one that ended and was not fetched does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_stamps_and_arguments_that_are_none_are_one_sentence(
+    targets: Path, edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (targets / "vela").mkdir(parents=True)
+    (targets / "vela" / STAMP).write_text("[" * 100_000)
+    assert tool_of("vela") is None
+    (targets / "vela" / STAMP).unlink()
+    os.mkfifo(targets / "vela" / STAMP)
+    assert tool_of("vela") is None
+    monkeypatch.setenv("PIP_ARGS", '"unclosed')
+    code, _, err = edge("setup-target", "vela")
+    assert code == 1
+    assert "PIP_ARGS are no arguments for pip (No closing quotation)" in err
+
+
+def check_spoiled(targets: Path, edge: Edge) -> None:
+    """What is spoiled names its cure, and that cures it."""
+    stamp = targets / "vela" / STAMP
+    (package,) = (targets / "vela").glob("lib/python*/site-packages/ethosu")
+    shutil.rmtree(package)
+    with pytest.raises(InputError, match=r"ModuleNotFoundError.*setup-target vela --force`"):
+        process("vela").start()
+    stamp.write_text(json.dumps(json.loads(stamp.read_text()) | {"tool": "vela \x1b[31m"}))
+    assert "\x1b" not in (tool_of("vela") or "")
+    assert edge("setup-target", "vela", "--force")[0] == 0
+    with process("vela") as tool:
+        assert tool.start() == {"tool": "ethos-u-vela 5.2.0"}
+    # One that hangs is not waited for as long as one that is set up.
+    (package / "vela" / "vela.py").write_text("import time; time.sleep(60)")
+    hangs = process("vela")
+    assert hangs._start_s == 60
+    hangs._start_s = 0.5
+    with pytest.raises(InputError, match=r"longer than 0 s for hello; type .* --force`"):
+        hangs.start()
 
 
 def test_what_fails_leaves_no_environment_and_names_its_log(

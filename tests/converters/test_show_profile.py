@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from converters.checks import check_profile
+from converters.checks import check_profile, doubts
 from converters.cli import main
 from converters.model import SUFFIXES
 from converters.placement.build import exported_as
@@ -200,3 +200,42 @@ def test_what_is_explained_follows_from_the_fields() -> None:
     assert "no INT8 dot products" in said(base)
     assert "INT8 is fast: INT8 dot products (asimddp)" in said(fast)
     assert said(fast).endswith("jetson")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "imx93"', 'name = "imx94"', "its name is 'imx94', expected that of the file, "
+         "'imx93'"),
+        ('compiler = "vela"', 'compiler = "qnn"', "compiler 'qnn' of litert on ethos-u65 takes "
+         ".onnx files, the engine's are .tflite files"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["profiles", "run", "place"])
+def test_a_slip_that_only_the_converter_can_see_is_refused(
+    verb: str, old: str, new: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "imx93.toml"
+    text = (ROOT / "device_profiles" / "imx93.toml").read_text()
+    path.write_text(text.replace(old, new, 1))
+    command = {
+        "profiles": ["profiles", str(path)],
+        "run": ["run", "a.toml", "--profile", str(path), "--out", str(tmp_path / "out")],
+        "place": ["place", "a.tflite", "--profile", str(path)],
+    }[verb]
+    assert main(command) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_a_provider_that_nobody_knows_is_doubted_with_the_near_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "qcs6490.toml"
+    text = (ROOT / "device_profiles" / "qcs6490.toml").read_text()
+    path.write_text(text.replace('["QNNExecutionProvider"', '["QNNExecutionProvder"'))
+    assert main(["profiles", str(path)]) == 0
+    assert (
+        "profile qcs6490: provider 'QNNExecutionProvder' of onnxruntime on hexagon is not known; "
+        "did you mean QNNExecutionProvider?"
+    ) in capsys.readouterr().err
+    assert [name for name in NAMES if doubts(load_profile(name))] == []

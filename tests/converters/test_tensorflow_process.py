@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -81,6 +83,31 @@ def test_a_refused_job_leaves_the_process_and_a_broken_one_does_not(tmp_path: Pa
         with pytest.raises(InputError, match="too large"):
             process.call("open")
         assert process.call("run")["pid"] != first
+
+
+def test_who_hangs_ends_with_us_whatever_ends_us(tmp_path: Path) -> None:
+    """One that is stopped cannot see that its input ended."""
+    ours = (
+        "import os, signal, sys, time; from pathlib import Path; "
+        "from converters.toolchain import Toolchain; "
+        "tool = Toolchain('t', 'its process', 'converters.placement.worker', "
+        "lambda: Path(sys.executable), arguments=('hailo',)); tool.start(); "
+        "pid = tool._process.pid; os.kill(pid, signal.SIGSTOP); print(pid, flush=True); "
+        "time.sleep(60)"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", ours],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert run.stdout is not None
+    stat = Path(f"/proc/{int(run.stdout.readline())}/stat")
+    run.kill()
+    run.communicate()
+    until = time.monotonic() + 10
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,8 +95,9 @@ def _profiles() -> Iterator[Attack]:
     yield attack("an infinite budget", "250.0", "inf", "latency_ms is inf")
     yield attack("another arch", '"x86_64"', '"riscv"', "arch is 'riscv'")
     yield attack("an unknown key", "[budget]", "[budget]\nfree = 1", "free is not a field")
-    yield attack("an engine as module", '"litert"', '"os:system"', "backend is")
-    yield attack("dates as sources", 'arch = "here"', "arch = 07:32:00", "arch must be a string")
+    yield attack("an engine as module", '"onnxruntime"', '"os:system"', "backend is")
+    source = 'arch = "a test\'s choice"'
+    yield attack("dates as sources", source, "arch = 07:32:00", "arch must be a string")
     for what, text in TRICKS.items():
         shown = text.encode("unicode_escape").decode().replace("\\x", "\\u00")
         yield attack(what, 'name = "board"', f'name = "{shown}"', "name is")

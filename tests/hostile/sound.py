@@ -146,7 +146,7 @@ python = ["3.11"]
 sequence_lengths = [16, 64]
 
 [[engine]]
-backend = "litert"
+backend = "onnxruntime"
 quantization = "dynamic_w8_channel"
 threads = 1
 options = { "session.intra_op.allow_spinning" = "0" }
@@ -155,14 +155,14 @@ options = { "session.intra_op.allow_spinning" = "0" }
 latency_ms = 250.0
 
 [sources]
-arch = "here"
-ram_bytes = "here"
-storage_bytes = "here"
-cpu_features = "here"
-python = "here"
-sequence_lengths = "here"
-engine = "here"
-budget = "here"
+arch = "a test's choice"
+ram_bytes = "a test's choice"
+storage_bytes = "a test's choice"
+cpu_features = "a test's choice"
+python = "a test's choice"
+sequence_lengths = "a test's choice"
+engine = "a test's choice"
+budget = "a test's choice"
 """
 
 CONFIG = """\

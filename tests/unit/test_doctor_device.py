@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,19 +20,31 @@ import pytest
 
 from edge_runtime.agent.cli import main
 from edge_runtime.agent.config import AgentConfig, ApiConfig, load_config
-from edge_runtime.agent.doctor import broker, bundles, identity, storage
+from edge_runtime.agent.doctor import (
+    bounded,
+    broker,
+    bundles,
+    clocks,
+    engines,
+    examine,
+    identity,
+    integrity,
+    storage,
+)
 from edge_runtime.agent.doctor.engines import Engines
 from edge_runtime.agent.doctor.finding import Finding, Level
 from edge_runtime.agent.doctor.scene import Scene
+from edge_runtime.agent.doctor.seen import seen
 from edge_runtime.agent.reporting import Reporting
-from edge_runtime.bundle.archive import FolderReader
+from edge_runtime.bundle.archive import FolderReader, pack
+from edge_runtime.bundle.manifest import Manifest
 from edge_runtime.fleet.ca import CertificateAuthority
 from edge_runtime.fleet.certificates import Role
 from edge_runtime.fleet.enroll import enroll
 from edge_runtime.fleet.home import Home
 from edge_runtime.link import BrokerConfig
 from edge_runtime.messages.fleet import Accelerator, BundleRef
-from edge_runtime.profile import load_profile
+from edge_runtime.profile import Engine, load_profile
 from edge_runtime.update.clock import Clock
 from edge_runtime.update.journal import Journal
 from edge_runtime.update.record import Record, Status
@@ -344,9 +358,9 @@ def test_the_active_bundle_is_read_from_the_state_folder_and_nothing_changes(
     assert found["bundle.present"].text.startswith("tiny ")
     assert ", active, " in found["bundle.present"].text
     (free,) = storage.free(scene(config))
-    seen = bundles.seen(scene(config))
-    assert seen is not None
-    needed = seen.size_bytes(PROFILE) + config.update.disk_margin_bytes
+    found_bundle = seen(scene(config))
+    assert found_bundle is not None
+    needed = found_bundle.size_bytes(PROFILE) + config.update.disk_margin_bytes
     assert free.values["needed_bytes"] == needed
     # A spoiled manifest is the agent's to find: it stays.
     path = state / "manifests" / f"{digest}.json"
@@ -355,6 +369,182 @@ def test_the_active_bundle_is_read_from_the_state_folder_and_nothing_changes(
     path.write_bytes(data[:-1])
     assert looked(scene(config))["bundle.present"].level is Level.OBSTACLE
     assert path.exists()
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> tuple[AgentConfig, dict[str, list[Path]]]:
+    """A device with an active bundle of two variants, and the chunks of each of its files."""
+    state = tmp_path / "state"
+    folder = tiny_folder(
+        tmp_path / "two",
+        [variant_json("int8", "model-int8.onnx"), variant_json("float", "model.onnx")],
+        profile=PROFILE.name,
+    )
+    digest = store(FolderReader(folder), state)
+    Journal(state / "journal.json").save(Record(active=BundleRef("tiny", "1.0.0", digest)))
+    files = Manifest.from_bytes((folder / "manifest.json").read_bytes()).files
+    chunks = {
+        entry.path: [state / "chunks" / c.sha256[:2] / c.sha256 for c in entry.chunks]
+        for entry in files
+    }
+    return AgentConfig("d", PROFILE.name, state, "none", api=ApiConfig(port=0)), chunks
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, garbage, pipe])
+def test_an_active_bundle_whose_chunks_are_lost_or_spoiled_is_an_obstacle_and_stays(
+    installed: tuple[AgentConfig, dict[str, list[Path]]], spoil: Callable[[Path], None]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    config, chunks = installed
+    assert looked(scene(config))["bundle.present"].level is Level.OK
+    for path in {path for paths in chunks.values() for path in paths}:
+        spoil(path)
+    before = sorted(path for path in config.state_dir.rglob("*"))
+    found = looked(scene(config))
+    assert found["bundle.present"].level is Level.OBSTACLE
+    assert "is spoiled: " in found["bundle.present"].text
+    assert found["bundle.present"].values["spoiled"] == sorted(chunks)
+    assert {found[id].values["runs"] for id in ("int8", "float")} == {False}
+    assert sorted(path for path in config.state_dir.rglob("*")) == before
+
+
+def test_one_whole_variant_of_the_active_bundle_is_enough_to_serve(
+    installed: tuple[AgentConfig, dict[str, list[Path]]],
+) -> None:
+    pytest.importorskip("onnxruntime")
+    config, chunks = installed
+    garbage(chunks["model-int8.onnx"][0])
+    found = looked(scene(config))
+    assert found["bundle.present"].level is Level.WARNING
+    assert "1 of 2 variants would run, float first" in found["bundle.present"].text
+    assert "its file model-int8.onnx is spoiled" in found["int8"].text
+    assert found["float"].level is Level.OK
+
+
+def test_what_was_not_read_in_time_is_told(
+    installed: tuple[AgentConfig, dict[str, list[Path]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    config, chunks = installed
+    monkeypatch.setattr("edge_runtime.agent.doctor.seen.READ_S", 0.0)
+    found = looked(scene(config))["bundle.present"]
+    whole = sum(path.stat().st_size for paths in chunks.values() for path in paths)
+    assert (found.level, "not all read in time" in found.text) == (Level.OK, True)
+    assert found.values["unread_bytes"] == whole
+    chunks["model.onnx"][0].unlink()  # What is not there is seen without reading.
+    assert looked(scene(config))["float"].level is Level.WARNING
+
+
+@pytest.mark.parametrize("kind", ["short", "flipped", "packed", "missing"])
+def test_a_given_bundle_with_a_spoiled_file_is_an_obstacle(
+    tiny: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(tiny, folder)
+    model, given = folder / "model-int8.onnx", folder
+    data = model.read_bytes()
+    if kind == "short":
+        model.write_bytes(data[:5])
+    elif kind == "missing":
+        model.unlink()
+    elif kind == "flipped":
+        model.write_bytes(bytes(50) + data[50:])
+    else:
+        given = tmp_path / "b.edge"
+        pack(FolderReader(folder), given)
+        packed = given.read_bytes()
+        at = packed.index(data)
+        given.write_bytes(packed[:at] + bytes(50) + packed[at + 50 :])
+    (found,) = looked(Scene(profile=PROFILE, bundle=given, architecture="x86_64")).values()
+    assert found.level is Level.OBSTACLE
+    assert found.values["spoiled"] == ["model-int8.onnx"]
+    assert "model-int8.onnx" in found.text
+
+
+@pytest.mark.parametrize("content", ["[[[", 100_000 * "[", "{}", "", "\0", None])
+def test_a_record_that_cannot_be_read_is_a_warning(
+    installed: tuple[AgentConfig, dict[str, list[Path]]], content: str | None
+) -> None:
+    config, _ = installed
+    journal = config.state_dir / "journal.json"
+    if content is None:
+        pipe(journal)
+    else:
+        journal.write_text(content)
+    begin_s = time.monotonic()
+    (found,) = looked(scene(config)).values()
+    assert time.monotonic() - begin_s < 3
+    assert (found.id, found.level) == ("bundle.present", Level.WARNING)
+    assert "which one is active cannot be told" in found.text
+
+
+def test_a_variant_that_would_run_but_not_on_its_accelerator_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    npu = variant_json("npu", "model.onnx", providers=["CPUExecutionProvider"])
+    npu["placement"] = {**npu["placement"], "accelerator": "npu"}
+    folder = tiny_folder(tmp_path / "b", [npu], profile=PROFILE.name)
+    engine = Engine("onnxruntime", "w8", ("NoneExecutionProvider",), 1, {}, accelerator="npu")
+    profile = dataclasses.replace(PROFILE, engines=(engine,))
+    here = Scene(root=small(tmp_path / "r"), profile=profile, bundle=folder, architecture="x86_64")
+    found = looked(here)["npu"]
+    assert found.level is Level.WARNING
+    assert found.text.startswith("yes, but not on npu: NoneExecutionProvider is not among")
+
+
+def test_a_variant_whose_delegate_does_not_load_says_so_as_its_engine_does(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    folder = tiny_folder(
+        tmp_path / "b", [variant_json("lite", "model.tflite")], profile=PROFILE.name
+    )
+    engine = Engine("litert", "w8", (), 1, {"delegate": "/nowhere/libx.so"})
+    profile = dataclasses.replace(PROFILE, engines=(engine,))
+    here = Scene(root=small(tmp_path / "r"), profile=profile, bundle=folder, architecture="x86_64")
+    assert looked(here)["lite"].text.startswith("no: delegate /nowhere/libx.so: cannot be loaded")
+
+
+def test_pipes_in_the_place_of_files_are_told_and_never_waited_for(
+    device: AgentConfig, tmp_path: Path
+) -> None:
+    assert device.broker is not None
+    paths = [tmp_path / name for name in ("cert.pem", "key.pem", "root.json", "reported.json")]
+    (tmp_path / "trust").mkdir()
+    for path in (*paths, tmp_path / "journal.json", tmp_path / "trust/time.json"):
+        os.mkfifo(path)
+    files = dataclasses.replace(device.broker, cert_file=paths[0], key_file=paths[1])
+    config = dataclasses.replace(device, state_dir=tmp_path, root=paths[2], broker=files)
+    here = scene(config, offline=True)
+    begin_s = time.monotonic()
+    found = [
+        finding
+        for look in (
+            identity.certificate, identity.key, identity.root, identity.metadata,
+            clocks.floor, bundles.degraded, storage.free,
+        )
+        for finding in look(here)
+    ]  # fmt: skip
+    assert time.monotonic() - begin_s < 2
+    told = {f.id: f.level for f in found if "is no regular file" in f.text}
+    assert told == {
+        "identity.certificate": Level.OBSTACLE,
+        "identity.key": Level.OBSTACLE,
+        "identity.root": Level.OBSTACLE,
+        "clock.floor": Level.WARNING,
+        "bundle.degraded": Level.UNKNOWN,
+    }
+
+
+def test_the_bounds_of_the_doctor_add_up_to_three_seconds() -> None:
+    assert integrity.READ_S < examine.ENGINES_S
+    assert examine.ENGINES_S + engines.END_S + bounded.END_S <= examine.LOOK_S <= 2.6
 
 
 def test_a_device_without_a_bundle_waits_for_one_or_says_how_to_get_one(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Machine:
             for at, name in enumerate(options)
         ]
         profile = folder / "board.toml"
+        files.append(delegates.CPU_ENGINE)
         profile.write_text(delegates.PROFILE.format(engines="".join(files), ram_bytes=0))
         self.profile: DeviceProfile = load_profile(str(profile))
 

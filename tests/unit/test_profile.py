@@ -214,9 +214,57 @@ def test_a_source_of_no_field_is_refused() -> None:
 
 
 def test_an_engine_on_an_accelerator_may_have_a_source_of_its_own() -> None:
-    engine = f'{PIECES["engine"]}\naccelerator = "npu"'
+    engine = f'{PIECES["engine"]}\naccelerator = "npu"\n{PIECES["engine"]}'
     text = LEAST.replace(PIECES["engine"], engine) + '\n"engine.npu" = "its data sheet"'
     assert parse(text).sources["engine.npu"] == "its data sheet"
+
+
+def both_refuse(text: str, says: str) -> None:
+    assert faults(load_toml(text.encode(), 4000, ""), SCHEMA)
+    with pytest.raises(InputError, match=says):
+        parse(text)
+
+
+@pytest.mark.parametrize("source", ["", "here", "        "])
+def test_a_source_that_says_nothing_is_refused(source: str) -> None:
+    text = LEAST.replace('arch = "its data sheet"', f'arch = "{source}"')
+    with pytest.raises(InputError, match=f"sources: arch is '{source}'; say where its value"):
+        parse(text)
+
+
+def test_forms_of_strings_in_lists_are_held_by_both() -> None:
+    both_refuse(LEAST.replace('"3.11"', '"three"'), "python has 'three', expected versions")
+    for key in ("power", "throttling"):
+        for path in ("/etc/passwd", "/sys/../etc/passwd", "sys/a", "/sys/"):
+            probed = f'{LEAST}\nprobes = "its data sheet"\n[probes]\n{key} = ["{path}"]'
+            both_refuse(probed, f"probes: '{path}' is no file under /sys")
+
+
+def test_a_board_whose_last_engine_is_an_accelerator_is_refused() -> None:
+    engine = PIECES["engine"]
+    npu = f'{engine}\naccelerator = "npu"'
+    for engines in (npu, f"{engine}\n{npu}"):
+        with pytest.raises(
+            InputError, match=r"the last engines must run on the CPU.*is litert on npu"
+        ):
+            parse(LEAST.replace(engine, engines))
+    assert parse(LEAST.replace(engine, f"{npu}\n{engine}")).engines[-1].accelerator == CPU
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('providers = ["CPUExecutionProvider"]', "providers are ONNX Runtime's"),
+        ('options = { delgate = "libx.so" }', "options: delgate is not an option of litert; known"),
+        ("options = { delegate = 7 }", "options: delegate must be the name or path"),
+        ('options = { delegate = "" }', "options: delegate must be the name or path"),
+        ('options = { delegate_options = "a" }', "options: delegate_options must be a table"),
+    ],
+)
+def test_what_litert_does_not_take_is_refused(line: str, says: str) -> None:
+    engine = PIECES["engine"]
+    with pytest.raises(InputError, match=says):
+        parse(LEAST.replace(engine, f"{engine}\n{line}"))
 
 
 @pytest.mark.parametrize("key", SCHEMA["required"])

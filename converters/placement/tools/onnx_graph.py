@@ -40,6 +40,9 @@ class Fate:
 def read(path: str) -> Any:
     """The model at `path`, every node with a name of its own, shapes inferred where they can be.
 
+    Nodes stand behind those that they read from, as ONNX wants it: ONNX Runtime takes and writes
+    any order, its quantizer's tools too, but its checker for mobile devices does not.
+
     Raises:
         InputError: it cannot be read as ONNX.
     """
@@ -47,6 +50,7 @@ def read(path: str) -> Any:
         model = onnx.load(path)
     except Exception as reason:  # protobuf's, onnx's and the disk's have no common base
         raise InputError(f"{Path(path).name}: cannot be read as ONNX ({reason})") from None
+    _sort(model.graph)
     taken: set[str] = set()
     for node in model.graph.node:
         wanted = node.name or next(filter(None, node.output), node.op_type)
@@ -60,6 +64,41 @@ def read(path: str) -> Any:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception:  # an operator of a vendor's domain, a wrong shape: not for us to judge
         return model
+
+
+def _sort(graph: Any) -> None:
+    """Put each node behind those that it reads from, and else leave the order as it is."""
+    maker = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    sources = [
+        sorted({maker[name] for name in _read_by(node) if name in maker}) for node in graph.node
+    ]
+    if all(source < place for place, some in enumerate(sources) for source in some):
+        return
+    order: dict[int, None] = {}
+    for place in range(len(sources)):
+        waiting, open_ = [place], set[int]()
+        while waiting:
+            one = waiting[-1]
+            missing = [source for source in sources[one] if source not in order]
+            if one in open_ or not missing:
+                order.setdefault(waiting.pop())  # a circle stays one: no order would mend it
+            else:
+                open_.add(one)
+                waiting += reversed(missing)
+    nodes = [graph.node[place] for place in order]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _read_by(node: Any) -> set[str]:
+    """What the node reads, and what its branches and bodies do."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for one in graph.node:
+                found |= _read_by(one)
+    return found
 
 
 def write(model: Any, path: Path) -> None:

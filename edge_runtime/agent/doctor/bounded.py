@@ -23,12 +23,18 @@ from edge_runtime.text import plain
 T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 64 << 10
-END_S = 1.0
+END_S = 0.2
 LOOK = "edge_runtime.agent.doctor.look"
 
 
 class Overdue(Exception):
     """A look was not over in time."""
+
+
+class Late(str):
+    """In words, that no answer came in time: nothing is known."""
+
+    __slots__ = ()
 
 
 class Running(Generic[T]):
@@ -65,7 +71,10 @@ class Running(Generic[T]):
 
 
 def ask(arguments: Sequence[str], limit_s: float) -> Mapping[str, object] | str:
-    """The answer of `look` to `arguments`, or in words how its process ended without one."""
+    """The answer of `look` to `arguments`, or in words how its process ended without one.
+
+    `Late` where it did not end in time, and was killed.
+    """
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     try:
         process = subprocess.Popen(
@@ -79,11 +88,13 @@ def ask(arguments: Sequence[str], limit_s: float) -> Mapping[str, object] | str:
         )
     except OSError as reason:
         return f"no process can be started ({reason.strerror})"
+    except ValueError as reason:  # A null byte in an argument.
+        return f"no process can be asked that ({reason})"
     try:
         data, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         _end(process)
-        return f"it hangs: no answer within {limit_s:g} s"
+        return Late(f"no answer within {limit_s:.1f} s: it hangs, or this machine is slow")
     return _answer(data, process.returncode)
 
 

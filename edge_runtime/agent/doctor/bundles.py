@@ -1,81 +1,36 @@
 """The bundle: which of its variants would run here, in order, and why the others not.
 
 The active one is read from the state folder without touching it: what is spoiled stays for the
-agent to find. Whether a variant then computes what it should, the self-test proves.
+agent to find. Files are held to their digests as far as time allows. Whether a variant then
+computes what it should, the self-test proves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
+from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.doctor.boards import suggested
 from edge_runtime.agent.doctor.engines import Engines, Fault
-from edge_runtime.agent.doctor.equipment import remedy, start_fault
+from edge_runtime.agent.doctor.equipment import REMEDIES, remedy, start_fault
 from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, unknown, warning
+from edge_runtime.agent.doctor.integrity import Files
 from edge_runtime.agent.doctor.scene import Scene
-from edge_runtime.agent.opening import stored_bundle
+from edge_runtime.agent.doctor.seen import Seen, UnreadableRecord, seen
 from edge_runtime.agent.state_folder import REPORTED
-from edge_runtime.bundle import durable
-from edge_runtime.bundle.archive import open_bundle
 from edge_runtime.bundle.manifest import Manifest, Variant
-from edge_runtime.bundle.verify import verify
-from edge_runtime.errors import EdgeError, InputError
+from edge_runtime.errors import EdgeError
 from edge_runtime.fields import Json
 from edge_runtime.messages.fleet import MAX_MESSAGE_BYTES, Reported
 from edge_runtime.profile import DeviceProfile, load_profile
+from edge_runtime.profile.engine import CPU
 from edge_runtime.text import plain, size
-from edge_runtime.update.journal import Journal
-from edge_runtime.update.record import Record
 
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A bundle's manifest. `installed`: its files are in the state folder already."""
-
-    manifest: Manifest
-    what: str
-    installed: bool = False
-
-    def size_bytes(self, profile: DeviceProfile | None) -> int:
-        """Of what this board needs of it."""
-        m = self.manifest
-        variants = m.variants_for(profile.name) if profile is not None else ()
-        return sum(entry.size_bytes for entry in m.files_of(variants or m.variants))
-
-
-def record(scene: Scene) -> Record | None:
-    """The journal, where there is one. Raises DeviceError: it may not be read."""
-    folder = scene.state_dir
-    return Journal(folder / "journal.json").load() if folder is not None else None
-
-
-def seen(scene: Scene) -> Seen | None:
-    """The bundle that was given, or the active one, or the configured first one.
-
-    Raises:
-        EdgeError: it is none, or is spoiled.
-        OSError: it cannot be read.
-    """
-    if scene.bundle is not None:
-        return _given(scene.bundle, "given")
-    if scene.config is None:
-        return None
-    found = record(scene)
-    if found is not None and found.active is not None:
-        bundle = stored_bundle(scene.config.state_dir, found.active.manifest_sha256)
-        what = "active" if found.good else "active, on trial"
-        return Seen(bundle.manifest, what, installed=True)
-    first = scene.config.first_bundle
-    return _given(first, "the first bundle, not installed yet") if first is not None else None
-
-
-def _given(path: Path, what: str) -> Seen:
-    try:
-        return Seen(verify(open_bundle(path), files=False).manifest, what)
-    except ValueError as reason:  # A name that no file can have.
-        raise InputError(f"{plain(str(path))}: {reason}") from None
+MAX_LISTED = 20
+MENDS_ITSELF = (
+    "the agent fetches by itself what is lost or spoiled, where it has a source; without one "
+    "install it once more: edge-agent install --config … FILE"
+)
 
 
 def present(scene: Scene, engines: Engines) -> Iterator[Finding]:
@@ -84,6 +39,14 @@ def present(scene: Scene, engines: Engines) -> Iterator[Finding]:
         return
     try:
         bundle = seen(scene)
+    except UnreadableRecord as reason:
+        yield warning(
+            "bundle.present",
+            f"which one is active cannot be told: {plain(str(reason))}",
+            "run the doctor as the agent's user; where the file is spoiled or no file, stop the "
+            "agent and move it away: it begins anew from the bundles that are whole",
+        )
+        return
     except (EdgeError, OSError) as reason:
         spoiled = "the agent fetches it anew by itself" if scene.bundle is None else ""
         yield obstacle(
@@ -111,7 +74,19 @@ def _none(scene: Scene) -> Finding:
 def _variants(scene: Scene, engines: Engines, bundle: Seen) -> Iterator[Finding]:
     m, profile = bundle.manifest, scene.profile or _fitting(scene)
     name = f"{m.name} {m.version}"
-    values: dict[str, Json] = {"name": m.name, "version": m.version}
+    files = bundle.files(profile)
+    values: dict[str, Json] = {
+        "name": m.name, "version": m.version, "spoiled": sorted(files.faults)[:MAX_LISTED],
+        "unread_bytes": files.unread_bytes,
+    }  # fmt: skip
+    if files.faults and not bundle.installed:
+        yield obstacle(
+            "bundle.present",
+            f"{name} is spoiled: {_spoiled(files)}",
+            "copy it here once more, or convert it anew; nothing of it would be installed",
+            values={"runs": [], **values},
+        )
+        return
     if profile is None:
         yield unknown("bundle.present", f"{name}: no profile to hold it to", "give --profile NAME")
         return
@@ -123,45 +98,100 @@ def _variants(scene: Scene, engines: Engines, bundle: Seen) -> Iterator[Finding]
             values=values,
         )
         return
-    faults = {v.id: _fault(scene, engines, profile, m, v) for v in m.variants}
+    faults = {v.id: _fault(scene, engines, profile, m, v, files) for v in m.variants}
     runs = [v.id for v in m.variants if faults[v.id] is None]
     words = f"{name}, {bundle.what}, {size(bundle.size_bytes(profile))}"
-    if runs:
-        text = f"{words}: {len(runs)} of {len(m.variants)} variants would run, {runs[0]} first"
-        yield ok("bundle.present", text, values={"runs": runs, **values})
+    text = (
+        f"{words}: {len(runs)} of {len(m.variants)} variants would run, {(runs or [''])[0]} first"
+    )
+    if files.unread_bytes:
+        text += f"; not all read in time, {size(files.unread_bytes)} are left"
+    values = {"runs": list(runs), **values}
+    if runs and files.faults:
+        yield warning(
+            "bundle.present", f"{text}; spoiled: {_spoiled(files)}", MENDS_ITSELF, values=values
+        )
+    elif runs:
+        yield ok("bundle.present", text, values=values)
+    elif any(fault is not None and fault.kind == "late" for fault in faults.values()):
+        yield unknown(
+            "bundle.present",
+            f"{words}: whether a variant would run was not told in time",
+            REMEDIES["late"],
+            values=values,
+        )
+    elif files.faults:
+        yield obstacle(
+            "bundle.present", f"{words} is spoiled: {_spoiled(files)}", MENDS_ITSELF, values=values
+        )
     else:
         yield obstacle(
             "bundle.present",
             f"{words}: none of its {len(m.variants)} variants would run here",
             "mend what keeps them from it, below, or convert it for this board: edge-convert run "
             f"RECIPE --profile {profile.name}",
-            values={"runs": [], **values},
+            values=values,
         )
     for rank, v in enumerate(m.variants, 1):
-        yield _variant(profile, rank, v, faults[v.id])
+        fault = faults[v.id]
+        beside = _beside(scene, engines, profile, v) if fault is None else None
+        yield _variant(profile, rank, v, fault, beside)
 
 
-def _variant(profile: DeviceProfile, rank: int, v: Variant, fault: Fault | None) -> Finding:
+def _spoiled(files: Files) -> str:
+    """Which files, the first one with what is wrong."""
+    (path, why), *others = files.faults.items()
+    more = f", and {len(others)} more of its files" if others else ""
+    return plain(why if repr(path) in why else f"{path}: {why}") + more
+
+
+def _beside(scene: Scene, engines: Engines, profile: DeviceProfile, v: Variant) -> Fault | None:
+    """Why the engine's accelerator is out of reach for a variant that can start without it."""
+    engine = profile.engine_of(v)
+    if engine is None or engine.accelerator == CPU or not v.providers:
+        return None
+    return start_fault(scene, engines, engine)
+
+
+def _variant(
+    profile: DeviceProfile, rank: int, v: Variant, fault: Fault | None, beside: Fault | None
+) -> Finding:
     engine = profile.engine_of(v)
     on = engine.id if engine is not None else v.backend
     values: dict[str, Json] = {
         "rank": rank, "engine": on, "runs": fault is None, "precision": v.precision,
     }  # fmt: skip
+    if fault is None and beside is not None and beside.kind == "late":
+        text = f"yes; whether on {v.placement.accelerator} is not known: {beside.text}"
+        return unknown("bundle.variant", text, REMEDIES["late"], subject=v.id, values=values)
+    if fault is None and beside is not None:
+        return warning(
+            "bundle.variant",
+            f"yes, but not on {v.placement.accelerator}: {beside.text}",
+            remedy(engine, beside, profile.name),
+            subject=v.id,
+            values=values,
+        )
     if fault is None:
         return ok("bundle.variant", f"yes, by {on}", subject=v.id, values=values)
     if v.profiles and profile.name not in v.profiles:
         text = f"no, it is for other boards: {', '.join(v.profiles)}"
         return ok("bundle.variant", text, subject=v.id, values=values)
     advice = remedy(engine, fault, profile.name)
+    if fault.kind == "late":
+        return unknown("bundle.variant", fault.text, advice, subject=v.id, values=values)
     return warning("bundle.variant", f"no: {fault.text}", advice, subject=v.id, values=values)
 
 
 def _fault(
-    scene: Scene, engines: Engines, profile: DeviceProfile, m: Manifest, v: Variant
+    scene: Scene, engines: Engines, profile: DeviceProfile, m: Manifest, v: Variant, files: Files
 ) -> Fault | None:
     """Why a variant would not run: by the profile, then on this very machine."""
     if reason := profile.misfits(m)[v.id]:
         return Fault("board", reason)
+    for entry in m.files_of((v,)):
+        if entry.path in files.faults:
+            return Fault("file", f"its file {entry.path} is spoiled: {files.faults[entry.path]}")
     features = scene.cpu_features
     missing = [name for name in v.needs.cpu_features if name not in features]
     if features and missing:
@@ -189,7 +219,7 @@ def degraded(scene: Scene) -> Iterator[Finding]:
     if folder is None:
         return
     try:
-        said = Reported.from_bytes(durable.read(folder / REPORTED, MAX_MESSAGE_BYTES))
+        said = Reported.from_bytes(reading.read(folder / REPORTED, MAX_MESSAGE_BYTES))
     except FileNotFoundError:
         return
     except (OSError, EdgeError) as reason:

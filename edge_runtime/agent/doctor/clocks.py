@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.doctor.finding import Finding, ok, unknown, warning
 from edge_runtime.agent.doctor.scene import Scene
 from edge_runtime.telemetry.board import read_integer
@@ -71,6 +72,17 @@ def floor(scene: Scene) -> Iterator[Finding]:
     if scene.state_dir is None or scene.config is None or scene.config.trust == "none":
         return
     path = scene.state_dir / "trust/time.json"
+    try:
+        reading.demand(path)
+    except FileNotFoundError:
+        pass
+    except OSError as reason:
+        yield warning(
+            "clock.floor",
+            f"{path}: cannot be read ({reason.strerror})",
+            "move it away: the agent writes it anew when it follows signed metadata",
+        )
+        return
     kept = load_floor(path)
     if kept is None:
         yield ok("clock.floor", "no signed metadata was followed yet")

@@ -7,23 +7,24 @@ start.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from edge_runtime.agent.doctor.bounded import Overdue, Running, ask
+from edge_runtime.agent.doctor.bounded import Late, Overdue, Running, ask
 from edge_runtime.inference.ort_plugins import PLUGINS
 from edge_runtime.profile import DeviceProfile, Engine
+from edge_runtime.profile.engine import CPU
 from edge_runtime.text import plain
 
 Answer: TypeAlias = "Mapping[str, object] | str"
 Ask: TypeAlias = Callable[[Sequence[str], float], Answer]
 
-IMPORT_S = 15.0
-"""An engine on a cold memory card takes some seconds; one that takes longer hangs."""
-LIBRARY_S = 5.0
-END_S = 2.0
+LIMIT_S = 20.0
+"""Of all questions together. An engine on a cold memory card takes some seconds."""
+END_S = 0.3
 """For the process that looks to be started, and ended where it hangs."""
 CPU_PROVIDER = "CPUExecutionProvider"
 DELEGATE = "delegate"
@@ -33,6 +34,9 @@ CREATE = "tflite_plugin_create_delegate"
 
 Source: tensorflow/lite/delegates/external/external_delegate.cc.
 """
+MAX_PATH_BYTES = 4096
+"""Linux, include/uapi/linux/limits.h: PATH_MAX, with its last byte."""
+MAX_NAME = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Package:
     absent: bool = False
     fault: str = ""
     providers: tuple[str, ...] = ()
+    late: bool = False
+    """It was not told in time: `fault` says no more."""
 
     @property
     def name(self) -> str:
@@ -89,10 +95,14 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why something could not run here, in a sentence; `kind` is a key of `equipment.REMEDIES`."""
+    """Why something could not run here, in a sentence; `kind` is a key of `equipment.REMEDIES`.
+
+    `provider` is the execution provider that it is about, for advice.
+    """
 
     kind: str
     text: str
+    provider: str = field(default="", compare=False)
 
 
 class Engines:
@@ -100,14 +110,17 @@ class Engines:
 
     Args:
         asking: puts a question to another process, as `bounded.ask` does.
+        limit_s: when all of it is over, from now; what was not told by then is not known.
     """
 
-    def __init__(self, profile: DeviceProfile | None, asking: Ask = ask) -> None:
+    def __init__(
+        self, profile: DeviceProfile | None, asking: Ask = ask, limit_s: float = LIMIT_S
+    ) -> None:
         self._ask = asking
+        self._limit_s = limit_s
+        self._end_s = time.monotonic() + limit_s
         self._packages = {
-            backend: [
-                Running(partial(self._import, source), IMPORT_S + END_S) for source in sources
-            ]
+            backend: [Running(partial(self._import, source), limit_s + END_S) for source in sources]
             for backend, sources in SOURCES.items()
         }
         self._libraries: dict[tuple[str, ...], Running[Answer]] = {}
@@ -135,23 +148,32 @@ class Engines:
             return Fault(
                 "backend", f"backend {engine.backend} is not known to this software, only {known}"
             )
+        if wrong := _misnamed(engine):
+            return Fault("options", wrong)
+        question = _question(engine, providers or engine.providers)
+        provider = question[1] if question is not None and question[0] == "provider" else ""
         package = self.package(engine.backend)
         if package is None:
-            return Fault("engine", self._missing(engine.backend))
-        question = _question(engine, providers or engine.providers)
+            kind = "late" if self.late(engine.backend) else "engine"
+            return Fault(kind, self._missing(engine.backend), provider)
         if question is None:
-            return None
+            return _without(engine)
         kind, what, *_ = question
         if kind == "provider" and what not in package.providers:
             if what not in PLUGINS:
                 have = ", ".join(package.providers) or "none"
-                said = f"{what} is not among the providers of {package.name}: {have}"
-                return Fault("build", said)
+                said = f"{plain(what, MAX_NAME)} is not among the providers of {package.name}"
+                return Fault("build", f"{said}: {have}", provider)
             kind = "plugin"
         answer = self._told(question)
         if not isinstance(answer, str):
             return None
-        return Fault(kind, f"{'delegate ' * (kind == DELEGATE)}{what}: {answer}")
+        text = f"{'delegate ' * (kind == DELEGATE)}{plain(what, MAX_NAME)}: {answer}"
+        return Fault("late" if isinstance(answer, Late) else kind, text, provider)
+
+    def late(self, backend: str) -> bool:
+        """Whether a package of `backend` was not told in time."""
+        return any(package.late for package in self.packages(backend))
 
     def plugin(self, engine: Engine) -> str:
         """The plug-in that `engine` starts with, as `onnxruntime-qnn 2.7.0`; empty without one."""
@@ -168,8 +190,9 @@ class Engines:
     def _begin(self, question: tuple[str, ...]) -> Running[Answer]:
         """Asked once, however many variants need it."""
         if question not in self._libraries:
+            left_s = max(self._end_s - time.monotonic(), 0.0)
             self._libraries[question] = Running(
-                partial(self._ask, question, LIBRARY_S), LIBRARY_S + END_S
+                partial(self._ask, question, left_s), left_s + END_S
             )
         return self._libraries[question]
 
@@ -178,12 +201,13 @@ class Engines:
         try:
             return self._begin(question).result()
         except Overdue as reason:
-            return str(reason)
+            return Late(reason)
 
     def _import(self, source: Source) -> Package:
-        answer = self._ask(("import", source.module, *source.packages), IMPORT_S)
+        answer = self._ask(("import", source.module, *source.packages), self._limit_s)
         if isinstance(answer, str):
-            return Package(source, {}, fault=f"import {source.module}: {answer}")
+            late = isinstance(answer, Late)
+            return Package(source, {}, fault=f"import {source.module}: {answer}", late=late)
         listed = answer.get("versions")
         versions = {str(k): str(v) for k, v in listed.items()} if isinstance(listed, dict) else {}
         providers = answer.get("providers")
@@ -205,7 +229,7 @@ def _told(look: Running[Package], source: Source) -> Package:
     try:
         return look.result()
     except Overdue as reason:
-        return Package(source, {}, fault=str(reason))
+        return Package(source, {}, fault=f"import {source.module}: {reason}", late=True)
 
 
 def _question(engine: Engine, providers: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -217,3 +241,30 @@ def _question(engine: Engine, providers: tuple[str, ...]) -> tuple[str, ...] | N
     if engine.backend == "litert" and isinstance(delegate, str) and delegate:
         return DELEGATE, delegate, CREATE
     return None
+
+
+def _misnamed(engine: Engine) -> str:
+    """In a sentence, why an engine's delegate cannot be the name of a library; empty otherwise."""
+    if engine.backend != "litert" or DELEGATE not in engine.options:
+        return ""
+    found = engine.options[DELEGATE]
+    if not isinstance(found, str) or not found:
+        told = plain(repr(found), MAX_NAME)
+        return f"option delegate of {engine.id} is {told}, expected the path of a library"
+    shown = plain(found, MAX_NAME)
+    if "\0" in found:
+        return f"option delegate of {engine.id} has a null byte, which no path has: {shown}"
+    size_bytes = len(found.encode("utf-8", "replace"))
+    if size_bytes >= MAX_PATH_BYTES:
+        return (
+            f"option delegate of {engine.id} has {size_bytes} bytes, a path has fewer than "
+            f"{MAX_PATH_BYTES}: {shown}"
+        )
+    return ""
+
+
+def _without(engine: Engine) -> Fault | None:
+    """LiteRT reaches an accelerator through a delegate only."""
+    if engine.backend != "litert" or engine.accelerator == CPU:
+        return None
+    return Fault(DELEGATE, f"the profile names no delegate for {engine.accelerator}")

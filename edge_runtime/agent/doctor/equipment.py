@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from edge_runtime.agent.doctor.accelerators import absent
+from edge_runtime.agent.doctor.builds import BUILDS, build_of, plugin_of
 from edge_runtime.agent.doctor.engines import SOURCES, Engines, Fault, Package
-from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, warning
+from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, unknown, warning
 from edge_runtime.agent.doctor.scene import Scene
 from edge_runtime.fields import Json
 from edge_runtime.inference.ort_plugins import PLUGINS
@@ -41,6 +42,8 @@ def packages(scene: Scene, engines: Engines) -> Iterator[Finding]:
 
 def _package(found: Package) -> Finding:
     subject = next(iter(found.versions), found.source.packages[0])
+    if found.late:
+        return unknown("engine.package", found.fault, REMEDIES["late"], subject=subject)
     if found.fault:
         return warning(
             "engine.package",
@@ -62,7 +65,11 @@ def profile_engines(scene: Scene, engines: Engines) -> Iterator[Finding]:
     """Each engine of the profile, in its order; one that runs is enough."""
     p = scene.profile
     if p is None:
-        if not any(engines.package(backend) for backend in SOURCES):
+        if any(engines.package(backend) for backend in SOURCES):
+            return
+        if any(engines.late(backend) for backend in SOURCES):
+            yield unknown("engine.any", "no engine told in time", REMEDIES["late"])
+        else:
             yield obstacle(
                 "engine.any", "no engine works here", REMEDIES["engine"].format(backend="litert")
             )
@@ -71,8 +78,16 @@ def profile_engines(scene: Scene, engines: Engines) -> Iterator[Finding]:
     for rank, (engine, fault) in enumerate(faults, 1):
         values: dict[str, Json] = {"rank": rank, "runs": fault is None}
         if fault is not None:
-            advice = remedy(engine, fault)
-            yield warning("engine.profile", fault.text, advice, subject=engine.id, values=values)
+            yield _kept(engine, fault, values)
+        elif beyond := _beyond(scene, engine):
+            yield warning(
+                "engine.profile",
+                f"number {rank}, can start, but {beyond}",
+                "correct threads and affinity of this engine in the profile: cores that are not "
+                "here are left out, and threads without a core of their own slow it down",
+                subject=engine.id,
+                values=values,
+            )
         else:
             text = f"number {rank}, can start"
             if plugin := engines.plugin(engine):
@@ -84,8 +99,34 @@ def profile_engines(scene: Scene, engines: Engines) -> Iterator[Finding]:
     first, why = faults[0]
     if why is None or running:
         yield ok("engine.any", f"{text}, {running[0]} first")
+    elif any(fault is not None and fault.kind == "late" for _, fault in faults):
+        yield unknown("engine.any", f"{text}, as far as they told in time", REMEDIES["late"])
     else:
         yield obstacle("engine.any", text, remedy(first, why))
+
+
+def _kept(engine: Engine, fault: Fault, values: Mapping[str, Json]) -> Finding:
+    """An engine that cannot start. A profile that is wrong in itself is mended, not lived with."""
+    advice = remedy(engine, fault)
+    if fault.kind == "late":
+        return unknown("engine.profile", fault.text, advice, subject=engine.id, values=values)
+    if fault.kind == "options":
+        return obstacle("engine.profile", fault.text, advice, subject=engine.id, values=values)
+    return warning("engine.profile", fault.text, advice, subject=engine.id, values=values)
+
+
+def _beyond(scene: Scene, engine: Engine) -> str:
+    """What an engine counts on that this machine's processor lacks; empty where nothing is."""
+    cores = scene.cores
+    if not cores or scene.profile is None or scene.profile.arch != scene.architecture:
+        return ""
+    missing = [str(core) for core in engine.affinity if core not in cores]
+    said = []
+    if engine.threads > len(cores):
+        said.append(f"wants {engine.threads} threads, {len(cores)} cores are here")
+    if missing:
+        said.append(f"affinity names cores that are not here: {', '.join(missing)}")
+    return "; ".join(said)
 
 
 def start_fault(
@@ -101,14 +142,17 @@ def start_fault(
 REMEDIES: Mapping[str, str] = {
     "engine": 'pip install "edge-runtime[{backend}]"',
     "backend": "update this software, or take the engine out of the profile",
-    "build": "install the build of ONNX Runtime that the maker of {accelerator} gives out, in "
-    "place of the plain one; until then variants for the CPU run",
+    "build": "install the build of ONNX Runtime that has it, in place of the plain one: {build}; "
+    "until then variants for the CPU run",
     "provider": "install the libraries of {accelerator} in the versions that this build of ONNX "
     "Runtime names; until then variants for the CPU run",
-    "plugin": "install the plug-in of {accelerator} in a version for this Python and this machine, "
-    "beside an ONNX Runtime that takes it; until then variants for the CPU run",
+    "plugin": "pip install {plugin}, in a version for this Python and this machine, beside an "
+    "ONNX Runtime that takes it; until then variants for the CPU run",
     "delegate": "install the board maker's runtime for {accelerator}, or correct the path of the "
     "delegate in the profile; until then variants for the CPU run",
+    "options": "correct it in the profile; an engine that needs no delegate leaves it out",
+    "late": "try again: once read it is faster; where it stays so, it hangs",
+    "file": "copy the bundle here once more; one that is installed the agent mends by itself",
     "device": "see device {accelerator}; until then variants for the CPU run",
     "board": "convert the model for this board: edge-convert run … --profile {profile}",
     "machine": "use the profile of this very board, and convert the model for it",
@@ -119,4 +163,12 @@ REMEDIES: Mapping[str, str] = {
 def remedy(engine: Engine | None, fault: Fault, profile: str = "") -> str:
     """What to do about `fault`."""
     backend, accelerator = (engine.backend, engine.accelerator) if engine else ("", "")
-    return REMEDIES[fault.kind].format(backend=backend, accelerator=accelerator, profile=profile)
+    # Without the engine itself, the build with the provider is the one to install.
+    kind = "build" if fault.kind == "engine" and fault.provider in BUILDS else fault.kind
+    return REMEDIES[kind].format(
+        backend=backend,
+        accelerator=accelerator,
+        profile=profile,
+        build=build_of(fault.provider, accelerator),
+        plugin=plugin_of(fault.provider),
+    )

@@ -22,15 +22,16 @@ from edge_runtime.agent.doctor import (
     storage,
 )
 from edge_runtime.agent.doctor.bounded import Overdue, Running
-from edge_runtime.agent.doctor.engines import END_S, IMPORT_S, LIBRARY_S, Engines
+from edge_runtime.agent.doctor.engines import Engines
 from edge_runtime.agent.doctor.finding import CATALOGUE, GROUPS, Finding, unknown
 from edge_runtime.agent.doctor.scene import Scene
 from edge_runtime.errors import EdgeError
 from edge_runtime.text import plain
 
-LOOK_S = 3.0
-ENGINES_S = IMPORT_S + LIBRARY_S + 3 * END_S
-"""Those that wait for an engine's own process, which has its own bound."""
+LOOK_S = 2.6
+"""Of each look. They run side by side: with the command's own start it is over in three seconds."""
+ENGINES_S = 2.1
+"""Of the processes that look at engines; less, so that looks that wait for them can tell it."""
 
 Look: TypeAlias = Callable[[Scene], Iterable[Finding]]
 EngineLook: TypeAlias = Callable[[Scene, Engines], Iterable[Finding]]
@@ -82,11 +83,11 @@ LOOKS: dict[str, Look] = {
 
 def examine(scene: Scene) -> list[Finding]:
     """Every finding, group after group; within a group in the order of the catalogue."""
-    engines = Engines(scene.profile)
+    engines = Engines(scene.profile, limit_s=ENGINES_S)
     running = {
         **{id: _begin(look, scene, LOOK_S) for id, look in LOOKS.items()},
         **{
-            id: _begin(lambda s, look=look: look(s, engines), scene, ENGINES_S)  # type: ignore[misc]
+            id: _begin(lambda s, look=look: look(s, engines), scene, LOOK_S)  # type: ignore[misc]
             for id, look in ENGINE_LOOKS.items()
         },
     }

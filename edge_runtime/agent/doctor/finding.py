@@ -154,9 +154,16 @@ def obstacle(
     return Finding(id, Level.OBSTACLE, text, advice, subject, values)
 
 
-def unknown(id: str, text: str, advice: str = "", *, subject: str = "") -> Finding:
+def unknown(
+    id: str,
+    text: str,
+    advice: str = "",
+    *,
+    subject: str = "",
+    values: Mapping[str, Json] = NOTHING,
+) -> Finding:
     """It cannot be told here, or not in time."""
-    return Finding(id, Level.UNKNOWN, text, advice, subject)
+    return Finding(id, Level.UNKNOWN, text, advice, subject, values)
 
 
 def exit_code(findings: list[Finding]) -> int:

@@ -17,14 +17,17 @@ import importlib
 import importlib.metadata
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
 
 from edge_runtime.errors import DeviceError
 from edge_runtime.inference.ort_plugins import PLUGINS, device, is_plugin
+from edge_runtime.text import plain
 
 SHARED = "libonnxruntime_providers_shared.so"
 """Through it the libraries of providers find the engine; loaded before them, for all to see."""
+MAX_NAME = 120
 
 
 def imported(module: str, *packages: str) -> dict[str, object]:
@@ -54,13 +57,25 @@ def imported(module: str, *packages: str) -> dict[str, object]:
 
 def library(path: str, symbol: str) -> dict[str, object]:
     """Whether `path` loads and has `symbol`."""
+    # The loader would wait at a pipe. A name without a folder it looks for in the system's.
+    if "/" in path and not _may_be_library(path):
+        return {"fault": "is no regular file"}
     try:
         loaded = ctypes.CDLL(path)
     except OSError as reason:
-        return {"fault": f"cannot be loaded ({reason})"}
+        said = str(reason).replace(path, plain(path, MAX_NAME))
+        return {"fault": f"cannot be loaded ({said})"}
     if not hasattr(loaded, symbol):
         return {"fault": f"loads, but does not export {symbol}"}
     return {"loads": True}
+
+
+def _may_be_library(path: str) -> bool:
+    """False for what is there and no regular file; the loader says what else is wrong."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
 
 
 def provider(name: str) -> dict[str, object]:

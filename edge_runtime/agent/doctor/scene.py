@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.agent.config import AgentConfig
+from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.state_folder import holder_pid
 from edge_runtime.errors import DeviceError
 from edge_runtime.profile import DeviceProfile
@@ -50,15 +52,16 @@ class Scene:
 
     def read(self, path: str) -> str | None:
         """A small file under the root; None where it cannot be read."""
-        return read_text(self.root / path)
+        file = self.root / path
+        return read_text(file) if os.path.isfile(file) else None
 
     def lines(self, path: str) -> list[str]:
         """A file under the root that may be longer; nothing where it cannot be read."""
         try:
-            with open(self.root / path, "rb") as file:
-                return file.read(MAX_FILE_BYTES).decode("utf-8", "replace").splitlines()
+            data = reading.read(self.root / path, MAX_FILE_BYTES)
         except OSError:
             return []
+        return data.decode("utf-8", "replace").splitlines()
 
     @property
     def compatible(self) -> list[str]:
@@ -74,6 +77,15 @@ class Scene:
             if len(words) >= 2 and words[0] == "MemTotal:" and words[1].isdecimal():
                 return int(words[1]) * 1024
         return None
+
+    @property
+    def cores(self) -> frozenset[int]:
+        """Numbers of the cores that are switched on; none where the kernel does not tell."""
+        found: set[int] = set()
+        for part in (self.read("sys/devices/system/cpu/online") or "").split(","):
+            if match := re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part):
+                found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        return frozenset(found)
 
     @property
     def cpu_features(self) -> frozenset[str]:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.agent.doctor.bundles import seen
 from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, unknown, warning
 from edge_runtime.agent.doctor.scene import Scene, user
+from edge_runtime.agent.doctor.seen import seen
 from edge_runtime.agent.state_folder import not_writable, owner
 from edge_runtime.errors import EdgeError
 from edge_runtime.fields import Json
