@@ -110,7 +110,8 @@ def _sizes(new: bytes, old: bytes) -> dict[str, int]:
 
 def _end_to_end(before: VerifiedBundle, after: VerifiedBundle) -> Iterator[Row]:
     begin = time.process_time()
-    made = deltas.delta(deltas.Source.of(before), deltas.Source.of(after))
+    old, new = deltas.Source.of(before), deltas.Source.of(after)
+    made = deltas.delta(old, new, after.manifest.profile)
     seconds = time.process_time() - begin
     if made is None:
         yield Row("delta: not worth it", 0, "")

@@ -202,10 +202,8 @@ def _row(one: Cell) -> str:
     share = "unknown" if one.share is None else percent(one.share)
     if one.share is not None and not one.meets_floor:
         share = f"**{share}** of {percent(one.floor)}"
-    if one.share is None:
-        by = _cut(one.why, 160)
-    else:
-        by = f"{one.evidence}: {_cut(one.tool, 60)}"
+    known = one.share is not None
+    by = f"{one.evidence}: {_cut(one.tool, 60)}" if known else _cut(one.why, 160)
     return f"| {one.profile} | {one.accelerator} | {share} | {by} | {one.tolerance} |"
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Try to have the tools that some tests need: strace, which puts the faults of `make reliability` into
-# system calls; espeak-ng and a font, of which the examples make sounds and pictures.
+# system calls; espeak-ng and a font, of which the examples make sounds and pictures; a C compiler,
+# which makes a delegate that misbehaves in every way.
 #
 # Never fails. What cannot be installed is named in a line, and its tests are skipped.
 set -uo pipefail
@@ -8,13 +9,14 @@ set -uo pipefail
 # have NAME: whether the package NAME's one file that counts is here.
 have() {
     case $1 in
+        libc6-dev) [[ -f /usr/include/stdio.h ]] ;;
         fonts-*) [[ -f /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ]] ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
 
 missing=()
-for package in strace espeak-ng fonts-dejavu-core; do
+for package in strace espeak-ng fonts-dejavu-core gcc libc6-dev; do
     have "$package" || missing+=("$package")
 done
 [[ ${#missing[@]} -eq 0 ]] && exit 0

@@ -12,7 +12,8 @@ from edge_runtime.link import BrokerConfig, Message
 from edge_runtime.link.mqtt import connector
 from edge_runtime.messages.fleet import Online, Reported, Telemetry
 from edge_runtime.telemetry import Histogram
-from edge_runtime.telemetry.probes import process_usage, temperatures
+from edge_runtime.telemetry.board import temperatures
+from edge_runtime.telemetry.probes import process_usage
 from tests.fakes.agents import (
     DEVICE,
     TOPICS,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.telemetry.probes import Probes, process_usage, temperatures
+from edge_runtime.telemetry.board import temperatures
+from edge_runtime.telemetry.probes import Probes, process_usage
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 TICK = os.sysconf("SC_CLK_TCK")
