@@ -141,6 +141,8 @@ def _engine(engine: Engine) -> Iterator[Point]:
         yield Point("providers", ", ".join(engine.providers))
     if engine.options:
         yield Point("options", _options(engine.options))
+    if engine.build_s:
+        yield Point("first load", f"builds, within {engine.build_s:g} s; what it built is kept")
     if engine.compiler or engine.coverage:
         yield Point("proof on the host", _proof(engine))
     for rule, names in demands_words(engine.demands):

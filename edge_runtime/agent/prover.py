@@ -15,6 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
+from edge_runtime.agent.built import Builds
 from edge_runtime.agent.opening import own_cores, pin, stored_bundle
 from edge_runtime.agent.order import Proof
 from edge_runtime.errors import EdgeError, UntrustedError
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
         bundle = stored_bundle(Path(proof.state_dir), proof.manifest_sha256)
         profile = load_profile(proof.profile)
         variant = next(v for v in bundle.manifest.variants if v.id == proof.variant)
-        engine = profile.engine_of(variant)
+        engine = Builds(Path(proof.state_dir), profile).engine(bundle.manifest, variant)
         pin(engine, own_cores())
         try:
             _, report = prove(

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_runtime.agent import logs
+from edge_runtime.agent.built import Builds
 from edge_runtime.agent.openinference import OpenInference
 from edge_runtime.agent.opening import own_cores, pin, stored_bundle
 from edge_runtime.agent.order import Order, Proof
@@ -59,6 +60,8 @@ from edge_runtime.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
+MOST = 0.9
+"""Of what a worker has for each variant, that building may take."""
 READ_BYTES = 256 << 10
 
 
@@ -163,22 +166,27 @@ def load(order: Order, tried: Callable[[Tried], None] = lambda _: None) -> Loade
     # 3.
     ids = tuple(variant.id for variant in fitting)
     proof = Proof(-1, -1, order.state_dir, order.manifest_sha256, order.profile, "")
-    cores = own_cores()
+    cores, builds = own_cores(), Builds(Path(order.state_dir), profile)
+    limits = order.worker
     reports: list[SelfTestReport] = []
     for at, variant in enumerate(variants):
         left = tuple(later.id for later in variants[at + 1 :])
         proof = dataclasses.replace(proof, variant=variant.id)
-        report = prove_apart(proof, variant, profile, order.worker.prove_timeout_s)
+        limit_s = builds.limit_s(variant, limits.prove_timeout_s, limits.start_timeout_s * MOST)
+        report = prove_apart(proof, variant, profile, limit_s)
         tried(Tried(report, left))
         pipeline = None
         if report.passed:
-            engine = profile.engine_of(variant)
+            engine = builds.engine(bundle.manifest, variant)
             pin(engine, cores)
             pipeline, report = confirm(bundle, variant, engine, profile.budget, report)
             if pipeline is None:
                 tried(Tried(report, left))
         reports.append(report)
+        if not report.passed:
+            builds.forget(bundle.manifest, variant)
         if pipeline is not None:
+            builds.prune()
             return Loaded(pipeline, tuple(reports), ids)
     return Loaded(None, tuple(reports), ids)
 

@@ -71,6 +71,8 @@ class Engine:
     coverage: float = 0.0
     """Least share of operators that must run on the accelerator, 0..1."""
     demands: Demands = Demands()
+    build_s: float = 0.0
+    """What building a program of a file may take at its first load on the board, once."""
 
     def scheme(self, *, convolutional: bool) -> str:
         """The quantization for a model that has convolutions, or has none."""
@@ -103,6 +105,7 @@ def parse_engine(f: Fields) -> Engine:
         compiler=f.text("compiler", pattern=NAME) if f.present("compiler") else "",
         target=f.mapping("target", {}),
         coverage=f.number("coverage", 0.0, low=0, high=1),
+        build_s=f.number("build_s", 0.0, low=0, high=3600),
         demands=Demands(
             static_shapes=demands.boolean("static_shapes", False),
             integer=demands.boolean("integer", False),

@@ -107,6 +107,9 @@ def test_openvino_is_proved_by_what_it_ran_and_answers_as_the_cpu_does(
     assert report["value"] > 0.9999
     assert report["accelerator"]["actual"].endswith(": OpenVINOExecutionProvider")
     assert report["accelerator"]["degraded"] == ""
+    # What it built of the file lies where the next start looks for it.
+    (built,) = (tmp_path / "state" / "engines").iterdir()
+    assert [one.suffix for one in built.rglob("*") if one.is_file()].count(".blob") == 1
     plain = load(python, tmp_path / "other", variant("cpu"))
     assert plain["reports"][0]["share"] is None
     assert found["answers"] == plain["answers"]
