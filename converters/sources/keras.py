@@ -49,6 +49,7 @@ def open_keras(
     signature: str = "",
     process: TensorFlow | None = None,
     task: str = "",
+    licence: str = "unknown",
 ) -> KerasModel:
     """Open a .keras or .h5 file, or the folder of a SavedModel.
 
@@ -77,6 +78,7 @@ def open_keras(
         sha256 = _digest({"model": sha256, "shapes": fixed, "signature": signature})
     used = process or TensorFlow()
     model = KerasModel(used, request, path, sha256, size_bytes, version, task)
+    model.licence = licence
     try:
         model.open()
     except BaseException:

@@ -110,7 +110,7 @@ def _tflite(asked: Asked) -> FloatModel:
 def _keras(asked: Asked) -> FloatModel:
     from converters.sources.keras import open_keras
 
-    return open_keras(asked.path, shapes=asked.shapes, task=asked.task)
+    return open_keras(asked.path, shapes=asked.shapes, task=asked.task, licence=asked.licence)
 
 
 def _huggingface(asked: Asked) -> FloatModel:

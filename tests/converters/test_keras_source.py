@@ -421,3 +421,8 @@ def test_wrong_requests_are_refused_and_the_model_stays_open(
     with pytest.raises(InputError, match=r"^model two\.keras: .*16x8-bit not yet supported for op"):
         two.quantize("tensorflow_w8a16", samples(feeds(two)))
     assert process.holds is two
+
+
+def test_the_licence_that_a_person_names_is_taken(models: Path, process: TensorFlow) -> None:
+    named = open_keras(models / "plain_saved", process=process, licence="Apache-2.0")
+    assert named.licence == named.describe().licence == "Apache-2.0"
