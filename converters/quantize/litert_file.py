@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from converters.quantize.graph import MASK_LIMIT, MASK_VALUE
 from converters.quantize.samples import Sample
 from converters.quiet import quiet
 from edge_runtime.errors import InputError
@@ -26,8 +27,6 @@ WEIGHTS_AT: Mapping[str, tuple[int, int]] = {"TRANSPOSE_CONV": (2, 1)}
 TRANSFORMING = ("BATCH_MATMUL", EMBEDDING, "RSQRT")
 """Attention, tables of tokens, norms that nothing could fold: marks of a transformer."""
 FLOAT_BYTES = 4
-MASK_LIMIT, MASK_VALUE = -1e4, -30.0
-"""A constant below the limit can only mask; e to the power of the value is nothing either."""
 FOLLOWED = "input_ids"
 """The input that tells how long a text is, where there is one of that name."""
 FloatArray = npt.NDArray[np.float32]

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from edge_runtime.agent.drivers import Drivers
@@ -47,6 +48,11 @@ class Builds:
         self._root = state / FOLDER
         self._profile = profile
         self._machine = machine
+
+    @cached_property
+    def _drivers(self) -> str:
+        """Looked at once, and only where something is built."""
+        return Drivers(self._profile, 0.0, 0.0).seen
 
     def engine(self, manifest: Manifest, variant: Variant) -> Engine | None:
         """The profile's engine for `variant`, told where to keep what it builds of the file.
@@ -98,7 +104,7 @@ class Builds:
             manifest.file(variant.file).sha256,
             engine.id,
             json.dumps(engine.options, sort_keys=True),
-            Drivers(self._profile, 0.0, 0.0).fingerprint(),
+            self._drivers,
             _text(self._machine),
         ]
         digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -61,6 +61,11 @@ class Drivers:
         self._seen = self.fingerprint()
         self.due_s = now_s + self._every_s
 
+    @property
+    def seen(self) -> str:
+        """The fingerprint of the last look."""
+        return self._seen
+
     def changed(self, now_s: float) -> bool:
         """Whether something changed; looks only when that is due."""
         if now_s < self.due_s:
