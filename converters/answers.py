@@ -88,7 +88,7 @@ def _fill(model: Model, draft: Path, missing: Sequence[tuple[Candidate, Rows]], 
                 samples = read_samples(interface, rows, name=model.name)
                 found = _run(pipeline, samples, steps, stop, advance)
                 np.save(out / "answers.npy", found)
-                (out / "golden.json").write_text(json.dumps(_golden_cosine(pipeline, cases)))
+                (out / "golden.json").write_text(json.dumps(golden_cosine(pipeline, cases)))
 
             job.cache.folder("answers", _parts(model, candidate, rows, job), make)
 
@@ -118,7 +118,7 @@ def _run(
     return stacked(answers)
 
 
-def _golden_cosine(pipeline: Pipeline, cases: Sequence[Case]) -> float:
+def golden_cosine(pipeline: Pipeline, cases: Sequence[Case]) -> float:
     """The lowest cosine over the golden cases, as the device's self-test computes it.
 
     0 where an output has the wrong shape or is not finite: no bound lets that pass.

@@ -105,7 +105,13 @@ def open_candidates(
             if variant.id in wanted:
                 engine, built = job.profile.engine_of(variant), wanted[variant.id].built
                 if built is not None and engine is not None:
-                    pipelines[variant.id] = open_simulated(bundle, variant, built, engine)
+                    pipelines[variant.id] = open_simulated(
+                        bundle,
+                        variant,
+                        built.source.path,
+                        engine,
+                        calibration=built.samples.path if built.samples else None,
+                    )
                     continue
                 if variant.placement.accelerator != CPU:
                     variant, engine = on_this_host(variant), None

@@ -45,7 +45,6 @@ from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.verify import verify as verify_bundle
 from edge_runtime.errors import InputError
 from edge_runtime.fields import Json
-from edge_runtime.inference.golden import load_golden
 from edge_runtime.profile import CPU
 
 FloatArray = npt.NDArray[np.float32]
@@ -72,7 +71,7 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
         ),
     )
     draft = draft_folder(drafted, job)
-    cases = load_golden(verify_bundle(FolderReader(draft), files=False))
+    opened = verify_bundle(FolderReader(draft), files=False)
     found = []
     for asked in answer_all(drafted, draft, _asked(model, rows, config, job), job):  # 3
         evidence = _judge(
@@ -86,7 +85,7 @@ def verify(model: Model, config: VerifyConfig, job: Job) -> tuple[Model, dict[st
         emulated = (
             asked.golden_cosine
             if asked.candidate.built  # whose every answer came from there
-            else emulated_cosine(asked.candidate, drafted, cases, job)
+            else emulated_cosine(asked.candidate, drafted, opened, job)
         )
         found.append(replace(evidence, golden_cosine=asked.golden_cosine, emulated_cosine=emulated))
     latencies = _latencies(drafted, draft, config, job)  # 4

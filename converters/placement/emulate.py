@@ -6,18 +6,14 @@ engine. How long that takes says nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from converters.answers import golden_cosine
 from converters.placement.environments import tool_of
-from converters.placement.place import Tools
-from converters.samples import Declared
-from edge_runtime.bundle.manifest import TensorSpec
+from converters.placement.simulate import open_simulated
+from edge_runtime.bundle.verify import VerifiedBundle
 from edge_runtime.fields import Json
-from edge_runtime.inference.backend import Tensor
-from edge_runtime.inference.batching import pad
-from edge_runtime.inference.golden import Case, mismatch, worst
-from edge_runtime.inference.tasks.items import SEQUENCE
+from edge_runtime.inference.golden import load_golden
 
 if TYPE_CHECKING:
     from converters.model import Candidate, Job, Model
@@ -28,12 +24,13 @@ EXECUTE = ("openvino", "qnn")
 
 
 def emulated_cosine(
-    candidate: Candidate, model: Model, cases: Sequence[Case], job: Job
+    candidate: Candidate, model: Model, draft: VerifiedBundle, job: Job
 ) -> float | None:
     """The lowest cosine of a golden case's outputs with the reference's, as the tool runs it.
 
-    None where no tool runs it: there is none, or it is not set up, or some operators are known to
-    be off the accelerator, or this machine has not the device.
+    `draft` holds the candidate and the golden vectors. None where no tool runs it: there is none,
+    or it is not set up, or some operators are known to be off the accelerator, or this machine has
+    not the device.
 
     Raises:
         InputError: the tool fails.
@@ -51,43 +48,16 @@ def emulated_cosine(
 
     def compute() -> Json:
         with job.progress.busy(f"golden vectors of {candidate.id} by {placed.tool}"):
-            return _lowest(candidate, engine, model, cases, job)
+            return _lowest(candidate, engine, draft, job)
 
     return float(job.cache.value("emulated", parts, compute))
 
 
-def _lowest(
-    candidate: Candidate, engine: Engine, model: Model, cases: Sequence[Case], job: Job
-) -> float:
-    interface = model.interface(job.recipe.data)
-    _, reader = Declared(model.name, interface).reader()
+def _lowest(candidate: Candidate, engine: Engine, draft: VerifiedBundle, job: Job) -> float:
+    variant = next(one for one in draft.manifest.variants if one.id == candidate.id)
     length = job.lengths[-1] if engine.demands.static_shapes else 0
-    lowest = 1.0
-    with Tools() as tools:
-        for case in cases:
-            feeds = {
-                spec.name: _grown(spec, case.inputs[spec.name], length, reader.fills)
-                for spec in interface.inputs
-            }
-            answers = tools.run(candidate.artifact.path, engine, feeds)
-            found = {
-                spec.name: _cut(spec, answers[spec.name], case.outputs[spec.name])
-                for spec in interface.outputs
-            }
-            lowest = min(lowest, 0.0 if mismatch(found, case) else worst(found, case))
-    return lowest
-
-
-def _grown(spec: TensorSpec, value: Tensor, length: int, fills: Mapping[str, int]) -> Tensor:
-    """`value` padded to `length`, where it has a length."""
-    if not length or SEQUENCE not in spec.shape:
-        return value
-    return pad(value, spec.shape.index(SEQUENCE), length, fills.get(spec.name, 0))
-
-
-def _cut(spec: TensorSpec, value: Tensor, wanted: Tensor) -> Tensor:
-    """`value` without what padding added."""
-    if SEQUENCE not in spec.shape:
-        return value
-    axis = spec.shape.index(SEQUENCE)
-    return value.take(range(wanted.shape[axis]), axis=axis)
+    pipeline = open_simulated(draft, variant, candidate.artifact.path, engine, length=length)
+    try:
+        return golden_cosine(pipeline, load_golden(draft))
+    finally:
+        pipeline.close()

@@ -1,6 +1,6 @@
 """A candidate that only its vendor's tool can answer for, behind the same pipeline as all others.
 
-The tool simulates the build that the candidate's file came from, row by row, with the chip's own
+The tool runs the candidate's file, or what that was built of, row by row, with the chip's own
 rounding. How long that takes says nothing.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from converters.placement.place import Tools
 from edge_runtime.bundle.manifest import Manifest, Variant
@@ -20,19 +20,26 @@ from edge_runtime.inference.tasks.table import declared_steps
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
 
-if TYPE_CHECKING:
-    from converters.model import Built
-
 
 def open_simulated(
-    bundle: VerifiedBundle, variant: Variant, built: Built, engine: Engine
+    bundle: VerifiedBundle,
+    variant: Variant,
+    file: Path,
+    engine: Engine,
+    *,
+    calibration: Path | None = None,
+    length: int = 0,
 ) -> Pipeline:
-    """`variant` of `bundle`, answered by the simulator of the engine's tool.
+    """`variant` of `bundle`, answered by the engine's tool, which is given `file`.
+
+    Args:
+        calibration: samples for a tool that builds the file itself.
+        length: of a file whose length is fixed, where the variant has no entry points.
 
     Raises:
         IncompatibleError: the bundle's steps are unknown, or their files cannot be read.
     """
-    session = Simulated(bundle.manifest, variant, built, engine)
+    session = Simulated(bundle.manifest, variant, file, engine, calibration, length)
     steps = declared_steps(bundle.manifest)
     reader = steps.open(bundle.read, session.lengths[-1] if session.lengths else None)
     return Pipeline(bundle.manifest, variant, steps, reader, session)
@@ -43,14 +50,22 @@ class Simulated:
 
     max_batch: int | None = 1
 
-    def __init__(self, manifest: Manifest, variant: Variant, built: Built, engine: Engine) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        variant: Variant,
+        file: Path,
+        engine: Engine,
+        calibration: Path | None,
+        length: int,
+    ) -> None:
         self.inputs, self.outputs = manifest.inputs, manifest.outputs
         self.lengths: tuple[int, ...] = tuple(
             one.dims[SEQUENCE] for one in variant.signatures if SEQUENCE in one.dims
-        )
+        ) or ((length,) if length else ())
         words = f"the simulator of {engine.compiler}"
         self.accelerator = Accelerator(variant.id, engine.id, words)
-        self._built, self._engine = built, engine
+        self._file, self._engine, self._calibration = file, engine, calibration
         self._tools = Tools()
         self._lock = threading.Lock()
 
@@ -60,14 +75,8 @@ class Simulated:
         Raises:
             InputError: the tool is not set up, or fails.
         """
-        samples = self._built.samples
         with self._lock:
-            return self._tools.run(
-                self._built.source.path,
-                self._engine,
-                feeds,
-                calibration=samples.path if samples else None,
-            )
+            return self._tools.run(self._file, self._engine, feeds, calibration=self._calibration)
 
     def account(self) -> None:
         """Nothing: where operators run is the placement's matter."""
