@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_runtime.agent.order import Question
+from edge_runtime.bundle import durable
 from edge_runtime.errors import (
     DeviceError,
     EdgeError,
@@ -137,8 +138,7 @@ class Kept:
         if kept is None or kept[1] == "root.json":  # Newer roots would have been followed.
             return None
         try:
-            with open(self._folder / kept[1], "rb") as file:
-                return file.read(max_bytes + 1)
+            return durable.read(self._folder / kept[1], max_bytes + 1)
         except OSError:
             return None
 
@@ -205,8 +205,7 @@ def _opener(name: str, control: socket.socket, ca: Path | None) -> Callable[[], 
 
 def _read_root(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_ROOT_BYTES + 1)
+        data = durable.read(path, MAX_ROOT_BYTES + 1)
     except OSError as reason:
         raise InputError(f"trusted root {path}: cannot be read ({reason.strerror})") from None
     if len(data) > MAX_ROOT_BYTES:

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -38,13 +39,37 @@ def insist(look: Callable[[], T]) -> T:
 
 
 def read(path: Path, max_bytes: int) -> bytes:
-    """The file's first `max_bytes`. Raises OSError."""
+    """The file's first `max_bytes`. Raises OSError: it cannot be read, or is no regular file.
+
+    A pipe or a device in its place would make us wait, and is not opened: opening some devices
+    powers them up.
+    """
 
     def look() -> bytes:
-        with open(path, "rb") as file:
-            return file.read(max_bytes)
+        demand_regular(path)
+        # A pipe that took its place meanwhile must not block us.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _demand_regular(os.fstat(descriptor), path)
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(max_bytes)
+        finally:
+            os.close(descriptor)
 
     return insist(look)
+
+
+def demand_regular(path: Path) -> None:
+    """Raises OSError: there is nothing at `path`, or no regular file."""
+    try:
+        _demand_regular(os.stat(path), path)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no name that a file can have", str(path)) from None
+
+
+def _demand_regular(found: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
 PASSING = frozenset(

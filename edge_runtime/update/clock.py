@@ -163,8 +163,7 @@ class Clock:
 def load_floor(path: Path) -> Floor | None:
     """The floor on disk. One that cannot be read is none: the board still has the others."""
     try:
-        with open(path, "rb") as file:
-            return _from_bytes(file.read(MAX_FLOOR_BYTES + 1), str(path))
+        return _from_bytes(durable.read(path, MAX_FLOOR_BYTES + 1), str(path))
     except FileNotFoundError:
         return None
     except OSError as reason:

@@ -187,7 +187,7 @@ def test_a_floor_that_cannot_be_read_is_told_and_none(
 ) -> None:
     (tmp_path / "floor").mkdir()
     assert Clock(tmp_path / "floor", readings).now_s(keys=KEYS) == BUILD_S
-    assert "cannot be read (Is a directory)" in caplog.text
+    assert "cannot be read (is no regular file)" in caplog.text
 
 
 def test_a_full_disk_is_told_and_the_old_floor_stays(

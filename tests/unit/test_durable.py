@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,12 @@ def test_a_disk_that_fails_is_asked_once_more_and_no_oftener(failures: int, code
 def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     assert (read(tmp_path / "file", 4), read(tmp_path / "file", 9)) == (b"1234", b"12345")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_not_read_and_never_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "journal.json")
+    with pytest.raises(OSError, match="is no regular file"):
+        read(tmp_path / "journal.json", 10)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.doctor.boards import suggested
 from edge_runtime.agent.doctor.engines import Engines, Fault
 from edge_runtime.agent.doctor.equipment import REMEDIES, remedy, start_fault
@@ -18,6 +17,7 @@ from edge_runtime.agent.doctor.integrity import Files
 from edge_runtime.agent.doctor.scene import Scene
 from edge_runtime.agent.doctor.seen import Seen, UnreadableRecord, seen
 from edge_runtime.agent.state_folder import REPORTED
+from edge_runtime.bundle import durable
 from edge_runtime.bundle.manifest import Manifest, Variant
 from edge_runtime.errors import EdgeError
 from edge_runtime.fields import Json
@@ -219,7 +219,7 @@ def degraded(scene: Scene) -> Iterator[Finding]:
     if folder is None:
         return
     try:
-        said = Reported.from_bytes(reading.read(folder / REPORTED, MAX_MESSAGE_BYTES))
+        said = Reported.from_bytes(durable.read(folder / REPORTED, MAX_MESSAGE_BYTES))
     except FileNotFoundError:
         return
     except (OSError, EdgeError) as reason:

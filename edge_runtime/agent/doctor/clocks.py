@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.doctor.finding import Finding, ok, unknown, warning
 from edge_runtime.agent.doctor.scene import Scene
+from edge_runtime.bundle import durable
 from edge_runtime.telemetry.board import read_integer
 from edge_runtime.update.clock import BUILD_S, load_floor
 
@@ -73,7 +73,7 @@ def floor(scene: Scene) -> Iterator[Finding]:
         return
     path = scene.state_dir / "trust/time.json"
     try:
-        reading.demand(path)
+        durable.demand_regular(path)
     except FileNotFoundError:
         pass
     except OSError as reason:

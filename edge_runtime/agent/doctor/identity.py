@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.doctor.finding import Finding, obstacle, ok, warning
 from edge_runtime.agent.doctor.scene import Scene
+from edge_runtime.bundle import durable
 from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fields import Fields, Json, decode_json
 from edge_runtime.text import plain
@@ -35,7 +35,7 @@ def certificate(scene: Scene) -> Iterator[Finding]:
     from cryptography.x509.oid import NameOID
 
     try:
-        found = x509.load_pem_x509_certificate(reading.read(b.cert_file, MAX_BYTES))
+        found = x509.load_pem_x509_certificate(durable.read(b.cert_file, MAX_BYTES))
         names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         name = str(names[0].value) if names else ""
     except (OSError, ValueError) as reason:
@@ -79,7 +79,7 @@ def key(scene: Scene) -> Iterator[Finding]:
         return
     try:
         mode = stat.S_IMODE(os.stat(b.key_file).st_mode)
-        reading.read(b.key_file, 1)
+        durable.read(b.key_file, 1)
     except OSError as reason:
         yield obstacle(
             "identity.key",
@@ -113,7 +113,7 @@ def root(scene: Scene) -> Iterator[Finding]:
     from edge_runtime.update.trust.client import root_version
 
     try:
-        version = root_version(reading.read(c.root, MAX_BYTES))
+        version = root_version(durable.read(c.root, MAX_BYTES))
     except OSError as reason:
         yield obstacle(
             "identity.root",
@@ -162,7 +162,7 @@ def metadata(scene: Scene) -> Iterator[Finding]:
 def _told(path: Path) -> tuple[int, float] | None:
     """Version and expiry; None where it is not there or is none."""
     try:
-        data = reading.read(path, MAX_BYTES + 1)
+        data = durable.read(path, MAX_BYTES + 1)
         f = Fields(
             decode_json(data, max_bytes=MAX_BYTES, where=str(path), error=InputError),
             str(path),

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.agent.config import AgentConfig
-from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.state_folder import holder_pid
+from edge_runtime.bundle import durable
 from edge_runtime.errors import DeviceError
 from edge_runtime.profile import DeviceProfile
 from edge_runtime.telemetry.board import read_text
@@ -58,7 +58,7 @@ class Scene:
     def lines(self, path: str) -> list[str]:
         """A file under the root that may be longer; nothing where it cannot be read."""
         try:
-            data = reading.read(self.root / path, MAX_FILE_BYTES)
+            data = durable.read(self.root / path, MAX_FILE_BYTES)
         except OSError:
             return []
         return data.decode("utf-8", "replace").splitlines()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.agent.doctor import reading
 from edge_runtime.agent.doctor.integrity import READ_S, Files, looked_through
 from edge_runtime.agent.doctor.scene import Scene
+from edge_runtime.bundle import durable
 from edge_runtime.bundle.archive import Reader, open_bundle
 from edge_runtime.bundle.files import FileEntry
 from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -66,7 +66,7 @@ def record(scene: Scene) -> Record | None:
         return None
     path = folder / "journal.json"
     try:
-        return from_bytes(reading.read(path, MAX_JOURNAL_BYTES + 1), str(path))
+        return from_bytes(durable.read(path, MAX_JOURNAL_BYTES + 1), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as reason:
@@ -97,7 +97,7 @@ def seen(scene: Scene) -> Seen | None:
 def _stored(state: Path, digest: str, what: str) -> Seen:
     path = state / "manifests" / f"{digest}.json"
     try:
-        data = reading.read(path, MAX_MANIFEST_BYTES + 1)
+        data = durable.read(path, MAX_MANIFEST_BYTES + 1)
     except OSError as reason:
         raise DeviceError(f"manifest {path}: cannot be read ({reason.strerror})") from None
     store = ChunkStore(state / "chunks")

@@ -293,7 +293,7 @@ class _Updater(Updater):
     def _persist_file(self, filename: str, data: bytes) -> None:
         path = Path(filename)
         with contextlib.suppress(OSError):
-            if path.read_bytes() == data:
+            if durable.read(path, len(data) + 1) == data:
                 return  # Nothing new: a memory card counts its writes.
         durable.replace(path, data)
 
