@@ -24,6 +24,7 @@ from edge_runtime.fleet.certificates import (
     OPERATOR,
     VALID,
     Key,
+    PublicKey,
     Role,
     alternative_names,
     key_pem,
@@ -45,6 +46,14 @@ SUPERSEDED, REVOKED = "superseded", "revoked"
 
 
 @dataclass(frozen=True, slots=True)
+class Signed:
+    """A certificate, PEM, for a key that somebody else keeps."""
+
+    certificate: bytes
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """A certificate and its key, both PEM. The key is nowhere else: whoever asked writes it."""
 
@@ -56,7 +65,7 @@ class Identity:
 class CertificateAuthority:
     """The authority of a home. `passphrase` is that of `ca.key`, None where it has none.
 
-    The key is read only by what needs it: `issue` and `revoke`.
+    The key is read only by what needs it: `issue`, `sign` and `revoke`.
     """
 
     def __init__(self, home: Home, passphrase: str | None = None) -> None:
@@ -109,17 +118,34 @@ class CertificateAuthority:
             InputError: the name is no such name, or the authority cannot be used.
             DeviceError: it cannot be written.
         """
+        key = new_key()
+        made = self.sign(role, name, key.public_key(), hosts, now=now)
+        return Identity(made.certificate, key_pem(key), made.entry)
+
+    def sign(
+        self,
+        role: Role,
+        name: str,
+        public_key: PublicKey,
+        hosts: Sequence[str] = (),
+        *,
+        now: datetime | None = None,
+    ) -> Signed:
+        """As `issue`, for a key that was made elsewhere and stays there. Raises as `issue`."""
         names = alternative_names(role, name, hosts)
         now = utc(now)
         ca, ca_key = self._load(now)
-        key = new_key()
         end = min(now + VALID[role], ca.not_valid_after_utc)
-        certificate = leaf_certificate(ca, ca_key, key, role, name, names, end)
+        certificate = leaf_certificate(ca, ca_key, public_key, role, name, names, end)
         entry = Entry(certificate.serial_number, role.value, name, now, end)
         issued = self.issued()
         before = [old.serial for old in issued.good(role.value, name, now)]
         self._write(issued.without(before, now, SUPERSEDED).with_one(entry), ca, ca_key)
-        return Identity(pem(certificate), key_pem(key), entry)
+        return Signed(pem(certificate), entry)
+
+    def demand_usable(self, now: datetime | None = None) -> None:
+        """For who will issue later: raises InputError where the authority cannot be used now."""
+        self._load(utc(now))
 
     def revoke(self, role: Role, name: str, *, now: datetime | None = None) -> tuple[Entry, ...]:
         """Let `name` in no longer; returns the certificates that got in before this.

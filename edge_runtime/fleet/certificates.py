@@ -27,6 +27,7 @@ from edge_runtime.fleet.home import PASSPHRASE_VARIABLE
 from edge_runtime.messages.topics import DEVICE_ID
 
 Key = ec.EllipticCurvePrivateKey
+PublicKey = ec.EllipticCurvePublicKey
 
 YEAR = timedelta(days=365.25)
 CA_VALID = 10 * YEAR
@@ -144,7 +145,7 @@ def root_certificate(key: Key, end: datetime) -> x509.Certificate:
     # A name of its own: two fleets' authorities in one trust store must not be confused.
     name = _name(f"edge fleet CA {secrets.token_hex(4)}")
     return (
-        _builder(name, name, key, key, end)
+        _builder(name, name, key.public_key(), key, end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -154,7 +155,7 @@ def root_certificate(key: Key, end: datetime) -> x509.Certificate:
 def leaf_certificate(
     ca: x509.Certificate,
     ca_key: Key,
-    key: Key,
+    public_key: PublicKey,
     role: Role,
     name: str,
     names: list[x509.GeneralName],
@@ -162,7 +163,7 @@ def leaf_certificate(
 ) -> x509.Certificate:
     """Of a device, an operator or a broker; `names` as of `alternative_names`."""
     return (
-        _builder(_name(name), ca.subject, key, ca_key, end)
+        _builder(_name(name), ca.subject, public_key, ca_key, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([USAGE[role]]), critical=False)
@@ -171,15 +172,30 @@ def leaf_certificate(
     )
 
 
+def self_signed(
+    key: Key, common: str, names: list[x509.GeneralName], end: datetime
+) -> x509.Certificate:
+    """Of a server that is known by its key alone: nobody vouches for it."""
+    name = _name(common)
+    return (
+        _builder(name, name, key.public_key(), key, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Key, issuer_key: Key, end: datetime
+    subject: x509.Name, issuer: x509.Name, public_key: PublicKey, issuer_key: Key, end: datetime
 ) -> x509.CertificateBuilder:
-    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    own = x509.SubjectKeyIdentifier.from_public_key(public_key)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(EPOCH)
         .not_valid_after(end)

@@ -2,8 +2,9 @@
 
 `enroll` writes `devices/<id>/`: `agent.toml`, `root.json` (the keys that the device trusts from the
 start), `ca.pem`, `device.pem`, `device.key`, and its profile where that is a file of the fleet's
-own. `agent.toml` comes last: a folder that has one is complete. `revoke_device` takes the
-certificate back and says so in the folder; the broker acts once it has the new revocation list.
+own. `agent.toml` comes last: a folder that has one is complete. Where the device made its key
+itself (`enrollment`), the folder holds all but the key. `revoke_device` takes the certificate back
+and says so in the folder; the broker acts once it has the new revocation list.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from edge_runtime.bundle.durable import replace, sync_folder
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fleet.ca import CertificateAuthority, copy_crl
-from edge_runtime.fleet.certificates import OPERATOR, Role
+from edge_runtime.fleet.certificates import OPERATOR, PublicKey, Role, key_pem, new_key
 from edge_runtime.fleet.home import Home, make_secret_folder, write_secret
 from edge_runtime.fleet.issued import Entry, utc
 from edge_runtime.fleet.mosquitto import broker_of
@@ -82,15 +83,18 @@ def enroll(
     state_dir: str = STATE_DIR,
     out: Path | None = None,
     force: bool = False,
+    public_key: PublicKey | None = None,
     now: datetime | None = None,
 ) -> Enrolled:
-    """Write the folder of `device`, with a new key and certificate. The caller holds the home.
+    """Write the folder of `device`, with a new certificate. The caller holds the home.
 
     Args:
         profile: a shipped one's name, or the path of a .toml file, which is copied.
         state_dir: where the agent keeps its state, on the device.
         out: the folder, where it is not the home's own.
         force: take the place of a certificate that is still good, which is revoked.
+        public_key: of a key that the device made and keeps; then the folder holds none. None: the
+            key is made here, and lies in the folder.
 
     Raises:
         InputError, UntrustedError: not enrolled, and nothing is changed: a faulty word, no such
@@ -117,19 +121,26 @@ def enroll(
         )
     if out is not None and not force and (folder / CONFIG).exists():
         raise InputError(f"{folder / CONFIG}: exists; --force replaces it")
-    identity = authority.issue(Role.DEVICE, device, now=now)
+    secret: bytes | None = None
+    if public_key is None:
+        key = new_key()
+        public_key, secret = key.public_key(), key_pem(key)
+    signed = authority.sign(Role.DEVICE, device, public_key, now=now)
     broker_crl = copy_crl(home)
     make_secret_folder(folder)
     _remove(folder / CONFIG)
-    write_secret(folder / KEY, identity.key)
-    replace(folder / CERTIFICATE, identity.certificate)
+    if secret is not None:
+        write_secret(folder / KEY, secret)
+    else:
+        _remove(folder / KEY)
+    replace(folder / CERTIFICATE, signed.certificate)
     replace(folder / CA, authority.certificate())
     replace(folder / ROOT, root)
     if own_profile:
         replace(folder / own_profile[0], own_profile[1])
     _remove(folder / MARK)
     replace(folder / CONFIG, config)
-    return Enrolled(device, folder, identity.entry, bool(good), broker_crl or home.crl)
+    return Enrolled(device, folder, signed.entry, bool(good), broker_crl or home.crl)
 
 
 def revoke_device(

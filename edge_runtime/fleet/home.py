@@ -132,6 +132,11 @@ class Home:
         return self.folder / "broker"
 
     @property
+    def enrollment(self) -> Path:
+        """The enrolment server's key, and what is kept of one-time tokens; secret."""
+        return self.folder / "enrollment"
+
+    @property
     def exists(self) -> bool:
         """Whether the folder is a fleet home."""
         return self.settings_file.is_file()

@@ -71,6 +71,30 @@ def frame(data: bytes) -> object:
     return frames
 
 
+def token(data: bytes) -> object:
+    """What a person pasted on a board."""
+    from edge_runtime.messages.enrollment import Token
+
+    read = Token.parse(data.decode("utf-8", "replace"))
+    demand(Token.parse(read.text) == read, "a token is what it was written from")
+    demand(read.text.replace("-", "_").isidentifier(), "a token is one word")
+    return read
+
+
+def enrolling(kind: str) -> Parser:
+    """What a board and an enrolment server say to each other."""
+
+    def parse(data: bytes) -> object:
+        from edge_runtime.messages import enrollment
+
+        made: Any = getattr(enrollment, kind)
+        read = made.from_bytes(data)
+        demand(made.from_bytes(read.to_bytes()) == read, f"a {kind} is what it was written from")
+        return read
+
+    return parse
+
+
 def topic(data: bytes) -> object:
     """A topic that a broker names, and a prefix that a person does."""
     from edge_runtime.link.topics import check_filter, check_topic, matches

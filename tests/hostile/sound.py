@@ -16,6 +16,13 @@ from edge_runtime.bundle.archive import pack
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.delta import DeltaIndex, Difference, Piece, difference, join
 from edge_runtime.bundle.files import Chunk
+from edge_runtime.messages.enrollment import (
+    Address,
+    EnrollAnswer,
+    EnrollRequest,
+    OwnProfile,
+    Token,
+)
 from edge_runtime.messages.fleet import BundleRef, Desired, Refusal
 from edge_runtime.update import journal
 from edge_runtime.update.lifecycle import State
@@ -467,6 +474,18 @@ def _metadata() -> Examples:
     }
 
 
+TOKEN = Token(
+    "press-7",
+    (Address("fleet.example"), Address("fd00::7", 9000)),
+    "ab" * 32,
+    "s3cret_-" * 5 + "abc",
+)
+ENROLL_REQUEST = EnrollRequest("press-7", TOKEN.secret, "a request", "0.2.0", "aarch64", "3.11.2")
+ENROLL_ANSWER = EnrollAnswer(
+    "press-7", "a certificate", "an authority", "{}", "x = 1", OwnProfile("my-board.toml", "y = 2")
+)
+
+
 def _numbered(*lines: str) -> Callable[[], Examples]:
     return lambda: {f"{number:02}": line.encode() for number, line in enumerate(lines)}
 
@@ -482,6 +501,9 @@ EXAMPLES: Mapping[str, Callable[[], Examples]] = {
         type(message).__name__.lower(): _messages(type(message).__name__)
         for message, _ in FLEET_MESSAGES
     },
+    "token": lambda: {"full": TOKEN.text.encode()},
+    "enroll-request": lambda: {"full": ENROLL_REQUEST.to_bytes()},
+    "enroll-answer": lambda: {"full": ENROLL_ANSWER.to_bytes()},
     "frame": _frames,
     "topic": _numbered(*TOPICS),
     "profile": lambda: {"board": PROFILE.encode()},
