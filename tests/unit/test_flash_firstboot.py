@@ -1,0 +1,122 @@
+"""The script of the first boot, ended before or after each program that it starts.
+
+The programs are stand-ins of the board's: a package manager and an agent that note what they were
+asked, beside the real rm, find and sync.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import edge_runtime.fleet.flash
+
+FOLDER = Path(edge_runtime.fleet.flash.__file__).parent
+PROGRAMS = ("dpkg", "edge-agent", "systemctl", "rm", "find", "sync", "grep", "cat")
+STAND_IN = """#!/bin/sh
+name=${0##*/}
+count=$(/bin/cat "$STATE/count" 2>/dev/null || echo 0); count=$((count + 1))
+echo "$count" >"$STATE/count"
+[ "$count" -ne "${CUT:-0}" ] || [ "$AFTER" = yes ] || kill -9 0
+( case $name in
+    dpkg) case "$*" in *--install*)
+        [ -e "$EDGE_SEED/edge-agent_1_arm64.deb" ] || exit 2
+        echo installed >>"$STATE/log" ;;
+        esac ;;
+    edge-agent)
+        grep -q installed "$STATE/log" && [ -e "$EDGE_SEED/identity/device.key" ] || exit 3
+        echo "setup $*" >>"$STATE/log"
+        echo '{"ready": '"${READY:-true}"'}'; exit 1 ;;
+    systemctl) echo multi-user.target ;;
+    *) real=$(PATH=/usr/bin:/bin command -v "$name"); "$real" "$@" ;;
+esac )
+code=$?
+[ "$count" -ne "${CUT:-0}" ] || kill -9 0
+exit "$code"
+"""
+
+
+class Board:
+    def __init__(self, folder: Path) -> None:
+        self.seed, self.state, self.programs = (folder / n for n in ("seed", "state", "programs"))
+        (self.seed / "identity" / "repository").mkdir(parents=True)
+        (self.seed / "identity" / "device.key").write_text("secret")
+        (self.seed / "edge-agent_1_arm64.deb").touch()
+        shutil.copy(FOLDER / "firstboot.sh", self.seed)
+        self.state.mkdir()
+        self.programs.mkdir()
+        for name in PROGRAMS:
+            (self.programs / name).write_text(STAND_IN)
+            (self.programs / name).chmod(0o755)
+
+    def boot(self, cut: int = 0, *, after: bool = False, ready: bool = True) -> int:
+        """As the unit does it: the script, or, where there is none any more, the rest of a seed."""
+        script = self.seed / "firstboot.sh"
+        if not script.exists():
+            shutil.rmtree(self.seed, ignore_errors=True)
+            return 0
+        (self.state / "count").unlink(missing_ok=True)
+        environment = {
+            "PATH": f"{self.programs}:/usr/bin:/bin", "EDGE_SEED": str(self.seed),
+            "STATE": str(self.state), "CUT": str(cut), "AFTER": "yes" if after else "no",
+            "READY": "true" if ready else "false",
+        }  # fmt: skip
+        return subprocess.run(
+            ["sh", script],
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            start_new_session=True,  # The cut is for the whole group.
+        ).returncode
+
+    @property
+    def log(self) -> str:
+        path = self.state / "log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_power_may_be_cut_at_any_point_of_the_first_boot(tmp_path: Path, after: bool) -> None:
+    for cut in range(1, 100):
+        board = Board(tmp_path / str(cut))
+        first = board.boot(cut, after=after)
+        if first != 0:
+            for _ in range(3):
+                if board.boot() == 0 and not board.seed.exists():
+                    break
+        assert not board.seed.exists(), f"cut {cut}: something is left"
+        assert "setup setup" in board.log
+        if first == 0:
+            break
+    assert cut > 8, "nothing was cut"
+
+
+def test_the_seed_stays_until_the_agent_is_ready(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    assert board.boot(ready=False) == 1
+    assert (board.seed / "identity" / "device.key").read_text() == "secret"
+    assert board.boot() == 0
+    assert not board.seed.exists()
+    assert f"setup {board.seed}/identity --offline" in board.log
+
+
+def test_a_package_that_does_not_install_is_tried_again(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    package = board.seed / "edge-agent_1_arm64.deb"
+    package.rename(tmp_path / "away")
+    assert board.boot() != 0
+    assert board.log == ""
+    (tmp_path / "away").rename(package)
+    assert board.boot() == 0
+
+
+def test_the_unit_waits_for_nothing_that_may_never_come() -> None:
+    unit = (FOLDER / "edge-agent-firstboot.service").read_text()
+    for word in ("After=", "Requires=", "Wants=", "network"):
+        assert word not in unit.replace("no network", "")
+    assert "StartLimitIntervalSec=0" in unit
+    assert "Restart=on-failure" in unit
