@@ -8,7 +8,7 @@ anything is sent: where one device can have none, nothing is deployed to anyone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from edge_runtime.bundle.manifest import NAME
 from edge_runtime.errors import IncompatibleError, InputError, UntrustedError
@@ -27,11 +27,14 @@ def choose(
     version: str,
     devices: Sequence[Device],
     profile: str | None = None,
+    of: Callable[[Device], str] | None = None,
 ) -> tuple[Release, ...]:
     """The release of `name` `version` for each of `devices`, in their order.
 
     Args:
         profile: whose release all of them get, whatever they report.
+        of: says what a device gets releases for; None: its profile. Where it says nothing, only
+            a bundle that is made for all may be given to it.
 
     Raises:
         InputError: not published, or not for a device's profile; or a device has reported no
@@ -39,7 +42,8 @@ def choose(
         UntrustedError, IncompatibleError: a release that is wanted cannot be read.
         TransferError: the connection was lost.
     """
-    wanted = [profile or profile_of(device) for device in devices]
+    own = of or profile_of
+    wanted = [profile or own(device) for device in devices]
     # By their exact topics: a catalog may be longer than what the broker queues for us.
     found = {
         one: read_release(connection, name, version, one)
@@ -55,7 +59,7 @@ def choose(
             raise InputError(
                 f"{where}: not on broker {connection.address}; {_known(catalog, name)}"
             )
-        alike = _is_one_bundle(catalog, name, version, published)
+        alike = of is None and _is_one_bundle(catalog, name, version, published)
         _demand(where, devices, wanted, published, profile, alike=alike)
         # What is left are devices that have reported none; or somebody published just now.
         for one in set(wanted) - releases.keys():
@@ -64,13 +68,12 @@ def choose(
                 raise InputError(f"{where}: left the broker just now; nothing was deployed")
             releases[one] = release
     if profile is not None:
-        return tuple(_own(connection, device, releases[profile]) for device in devices)
+        return tuple(_own(connection, own(device), releases[profile]) for device in devices)
     return tuple(releases[one] for one in wanted)
 
 
-def _own(connection: Connection, device: Device, named: Release) -> Release:
+def _own(connection: Connection, own: str, named: Release) -> Release:
     """`named`, or where its bundle is made for the device's own profile too, that release of it."""
-    own = profile_of(device)
     if own == named.profile or not re.fullmatch(NAME, own):
         return named
     try:

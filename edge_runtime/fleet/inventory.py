@@ -41,12 +41,14 @@ class Device:
         """For scripts."""
         r, d = self.reported, self.desired
         wanted = d.release.ref if d is not None and d.release is not None else None
+        agent = d.agent.release.ref if d is not None and d.agent is not None else None
         return {
             "device": self.id,
             "online": self.online,
             "reported": dataclasses.asdict(r) if r is not None else None,
             "desired_revision": d.revision if d is not None else None,
             "desired": dataclasses.asdict(wanted) if wanted is not None else None,
+            "desired_agent": dataclasses.asdict(agent) if agent is not None else None,
             "unreadable": list(self.unreadable),
         }
 

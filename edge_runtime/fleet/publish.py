@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from dataclasses import replace as changed
 from functools import partial
 
+from edge_runtime.bundle.agent_package import AGENT, TASK
 from edge_runtime.bundle.archive import Reader
 from edge_runtime.bundle.chunks import file_entry
 from edge_runtime.bundle.files import Chunk
@@ -190,13 +191,18 @@ def releases_in(bundle: VerifiedBundle, reader: Reader) -> tuple[tuple[Release, 
     A release's size is that of the files which boards of its profile need.
 
     Raises:
-        InputError: the bundle changed meanwhile.
+        InputError: the bundle changed meanwhile, or has the name that is the agent's.
     """
     data = reader.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
     entry = file_entry(MANIFEST_NAME, data)
     if entry.sha256 != bundle.manifest_sha256:
         raise InputError(f"{bundle.where}: {MANIFEST_NAME} changed while it was published")
     m = bundle.manifest
+    if (m.name == AGENT) != (m.task == TASK):
+        raise InputError(
+            f"{bundle.where}: is called {m.name} and of task {m.task}; {AGENT} and {TASK} are kept "
+            "for packages of the agent itself; give it another name"
+        )
     releases = []
     for profile in m.profiles:
         if m.variants_for(profile):  # One that no variant was made for has nothing to run.

@@ -61,7 +61,7 @@ def plan(device: Device, release: Release, *, retry: bool = False) -> Plan:
     current = device.desired
     same = current is not None and current.release == release
     attempt = current.attempt if current is not None and same else 0
-    refusal = _refusal(device.reported, release.ref)
+    refusal = refusal_of(device.reported.refused if device.reported else (), release.ref)
     if retry:
         attempt = max(attempt, refusal.attempt if refusal is not None else 0) + 1
     warnings = tuple(_warnings(device, release, attempt))
@@ -69,17 +69,19 @@ def plan(device: Device, release: Release, *, retry: bool = False) -> Plan:
         return Plan(device, current, changed=False, warnings=warnings)
     # A desired state that was lost or is unreadable must not make the device's revision go back.
     seen = device.reported.revision if device.reported is not None else 0
-    revision = _after(max(current.revision if current is not None else 0, seen))
-    return Plan(device, Desired(revision, release, attempt), changed=True, warnings=warnings)
+    revision = next_revision(max(current.revision if current is not None else 0, seen))
+    agent = current.agent if current is not None else None
+    desired = Desired(revision, release, attempt, agent)
+    return Plan(device, desired, changed=True, warnings=warnings)
 
 
-def _after(revision: int) -> int:
+def next_revision(revision: int) -> int:
     """The next one. After the highest there is, which somebody may have put there, the first."""
     return revision + 1 if revision < MAX_REVISION else 1
 
 
-def _refusal(reported: Reported | None, bundle: BundleRef) -> Refusal | None:
-    refused = reported.refused if reported is not None else ()
+def refusal_of(refused: Sequence[Refusal], bundle: BundleRef) -> Refusal | None:
+    """That of `bundle`, if there is one."""
     return next((r for r in refused if r.is_of(bundle)), None)
 
 
@@ -93,7 +95,7 @@ def _warnings(device: Device, release: Release, attempt: int) -> Iterable[str]:
         yield f"says what cannot be read: {device.unreadable[0]}"
     if reported is not None and reported.profile not in ("", release.profile):
         yield f"has profile {reported.profile}, the bundle is made for {release.profile}"
-    refusal = _refusal(reported, release.ref)
+    refusal = refusal_of(reported.refused if reported is not None else (), release.ref)
     if refusal is not None and refusal.attempt >= attempt:
         yield f"has refused this bundle before ({refusal.reason}); --retry makes it try again"
 
@@ -107,7 +109,7 @@ def verdict(desired: Desired, reported: Reported | None) -> Verdict:
     if serves(desired, reported):
         return Verdict(Outcome.SERVING, reported=reported)
     wanted = desired.release
-    refusal = _refusal(reported, wanted.ref) if wanted is not None else None
+    refusal = refusal_of(reported.refused, wanted.ref) if wanted is not None else None
     if refusal is not None and refusal.attempt >= desired.attempt:
         return Verdict(Outcome.REFUSED, refusal.reason, reported)
     return Verdict(Outcome.WAITING, _held_up(reported), reported)
@@ -189,15 +191,19 @@ def follow(
     plans: Sequence[Plan],
     wait_s: float,
     on_change: Callable[[str, Verdict], None] = lambda _device, _verdict: None,
+    judge: Callable[[Desired, Reported | None], Verdict] = verdict,
 ) -> Mapping[str, Verdict]:
     """Listen until every device serves or refuses, at most `wait_s`; the verdicts by device.
+
+    Args:
+        judge: says where a device stands.
 
     Raises:
         TransferError: the connection was lost for long.
     """
     topics = connection.topics
     wanted = {made.device.id: made.desired for made in plans}
-    verdicts = {id: verdict(desired, None) for id, desired in wanted.items()}
+    verdicts = {id: judge(desired, None) for id, desired in wanted.items()}
     offline: set[str] = set()
     connection.listen([topics.device(id, what) for id in wanted for what in ("online", "reported")])
     deadline_s = time.monotonic() + wait_s
@@ -214,7 +220,7 @@ def follow(
             offline = offline | {device} if said_offline else offline - {device}
             continue
         try:
-            found = verdict(wanted[device], Reported.from_bytes(message.payload))
+            found = judge(wanted[device], Reported.from_bytes(message.payload))
         except EdgeError as reason:
             found = Verdict(Outcome.WAITING, f"what it reports cannot be read: {reason}")
         if found != verdicts[device]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edge_runtime.fleet import agent_rollout
 from edge_runtime.fleet.inventory import Device
 from edge_runtime.fleet.publish import Publication
 from edge_runtime.fleet.repository import Catalog, is_signed
@@ -33,7 +34,7 @@ PIPE_WIDTH = 1000
 """Columns where stdout is no terminal: whoever reads it does not want lines to be cropped."""
 CELL = 80
 """Characters of a cell that holds a device's own words; JSON has all of them."""
-ELASTIC = ("STATE", "ACCELERATOR", "WANTED")
+ELASTIC = ("STATE", "ACCELERATOR", "AGENT", "WANTED")
 """Columns that a narrow terminal crops first; what matters most in them comes first."""
 
 
@@ -76,8 +77,11 @@ def _cropped(text: Text) -> Text:
 
 
 def status_table(devices: Iterable[Device]) -> Table:
-    """One row for each device."""
-    table = _table("DEVICE", "ONLINE", "SERVING", "STATE", "ACCELERATOR", "TRUST", "WANTED")
+    """One row for each device; with its agent where one of them can update itself."""
+    devices = tuple(devices)
+    updatable = any(d.reported is not None and d.reported.agent is not None for d in devices)
+    heads = ["DEVICE", "ONLINE", "SERVING", "STATE", "ACCELERATOR", "TRUST"]
+    table = _table(*heads, *(["AGENT"] if updatable else []), "WANTED")
     for device in devices:
         reported = device.reported
         table.add_row(
@@ -87,6 +91,7 @@ def status_table(devices: Iterable[Device]) -> Table:
             _state(device),
             _accelerator(reported.accelerator if reported is not None else None),
             Text(plain(reported.trust, CELL) if reported is not None else ""),
+            *([_agent(device)] if updatable else []),
             _wanted(device),
         )
     return table
@@ -125,9 +130,27 @@ def _accelerator(found: Accelerator | None) -> Text:
     return _cropped(text)
 
 
+def _agent(device: Device) -> Text:
+    """Which agent it is, and how its own update stands where one is wanted."""
+    reported, text = device.reported, _cell()
+    if reported is None:
+        return text
+    text.append(plain(reported.agent_version, CELL))
+    desired, stands = device.desired, reported.agent
+    if desired is None or desired.agent is None or stands is None:
+        return _cropped(text)
+    found = agent_rollout.verdict(desired, reported)
+    if found.outcome is not Outcome.SERVING:
+        style = "red" if found.outcome is Outcome.REFUSED else "yellow"
+        word = "refused" if found.outcome is Outcome.REFUSED else "not yet"
+        version = desired.agent.release.version
+        text.append(f"; {word} {version}: {plain(found.reason, CELL)}", style)
+    return _cropped(text)
+
+
 def _wanted(device: Device) -> Text:
     desired, text = device.desired, _cell()
-    if desired is None:
+    if desired is None or desired.keeps:
         return text
     wanted = _bundle(desired.release.ref if desired.release is not None else None)
     found = verdict(desired, device.reported)
@@ -191,6 +214,8 @@ def notice(found: Notice, clock: str) -> str:
         text = "online" if said.online else "offline"
     elif isinstance(said, Reported):
         text = f"{busy(said)}; serving {_bundle(said.active)}"
+        if said.agent is not None and said.agent.state not in ("", "idle"):
+            text += f"; agent {said.agent_version}: {agent_rollout.busy(said.agent)}"
         if said.accelerator is not None and said.accelerator.degraded:
             text += f"; DEGRADED: {said.accelerator.degraded}"
     elif isinstance(said, Event):

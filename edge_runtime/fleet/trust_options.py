@@ -184,7 +184,12 @@ def _sign(add: Add) -> None:
         "      take over a signature that was made on a copy",
         signs=True,
     )
-    verb.add_argument("bundle", type=Path, nargs="?", help="an .edge file or a bundle's folder")
+    verb.add_argument(
+        "bundle",
+        type=Path,
+        nargs="*",
+        help="an .edge file or a bundle's folder; or packages of the agent (.deb) of one version",
+    )
     verb.add_argument(
         "--force",
         action="store_true",

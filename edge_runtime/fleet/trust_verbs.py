@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edge_runtime.bundle.archive import open_bundle
 from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fields import Json
 from edge_runtime.fleet import reach, show, show_trust, talk
+from edge_runtime.fleet.agent_publish import open_given
 from edge_runtime.fleet.authority import Authority, Rotation
 from edge_runtime.fleet.connection import Connection
 from edge_runtime.fleet.founding import Plan, RolePlan, found
@@ -106,9 +106,9 @@ def releases(arguments: argparse.Namespace) -> int:
 
 def publish(arguments: argparse.Namespace) -> int:
     """`publish`, with a home."""
-    reader, force = open_bundle(arguments.bundle), arguments.force
+    reader, force = open_given(arguments.bundle), arguments.force
     with authority(arguments) as made_by:
-        with talk.busy(f"signing {arguments.bundle}"):
+        with talk.busy(f"signing {reader.where}"):
             made = sign_bundle(made_by, reader, force=force)
         _say_notes(made.outcome)
         demand_complete(made)
@@ -116,7 +116,7 @@ def publish(arguments: argparse.Namespace) -> int:
         text = f"{_signed_text(made)} in {made_by.tree.folder}"
         with _uploading(arguments) as connection:
             if connection is not None:
-                with talk.bar(f"publishing {arguments.bundle}") as bar:
+                with talk.bar(f"publishing {reader.where}") as bar:
                     done, sent = publish_signed(
                         connection, made_by, reader, force=force, on_progress=bar
                     )
@@ -177,12 +177,12 @@ def key(arguments: argparse.Namespace) -> int:
 
 def sign(arguments: argparse.Namespace) -> int:
     """A bundle into the home's repository; or signatures onto what is staged."""
-    if arguments.bundle is not None and arguments.merge:
+    if arguments.bundle and arguments.merge:
         raise UsageError("sign: a bundle and --merge are two different things")
     with authority(arguments) as made_by:
-        if arguments.bundle is not None:
-            reader = open_bundle(arguments.bundle)
-            with talk.busy(f"signing {arguments.bundle}"):
+        if arguments.bundle:
+            reader = open_given(arguments.bundle)
+            with talk.busy(f"signing {reader.where}"):
                 made = sign_bundle(made_by, reader, force=arguments.force)
             outcome, words = made.outcome, made.as_json()
             text = _signed_text(made)
@@ -231,11 +231,15 @@ def revoke(arguments: argparse.Namespace) -> int:
             f"revoke {arguments.what}: --profile goes with a release, this is a device"
         )
     from edge_runtime.fleet.enroll import revoke_device
+    from edge_runtime.fleet.enrollment.tokens import Tokens
 
     home = demand_home(arguments)
     home.read()
     with home.hold():
         done = revoke_device(home, arguments.what, passphrase=reach.passphrase(arguments)())
+        tokens = Tokens(home)
+        if tokens.find(done.device) is not None:  # It would let the device in again.
+            tokens.revoke(done.device)
     crl = done.broker_crl or done.crl
     if arguments.json:
         show.line(json_line(done.as_json()))

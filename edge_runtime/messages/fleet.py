@@ -140,39 +140,66 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class DesiredAgent:
+    """The release of the agent itself that a device should run; `attempt` as in `Desired`."""
+
+    release: Release
+    attempt: int = 0
+
+    @classmethod
+    def parse(cls, f: Fields) -> DesiredAgent:
+        """From an object."""
+        return cls(Release.parse(f.object("release")), f.integer("attempt", 0))
+
+    def as_json(self) -> dict[str, Json]:
+        """The object that `parse` reads."""
+        return {"release": self.release.as_json(), "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """What the operator wants of one device. Repeating it changes nothing.
 
     `release` None, an explicit null on the wire, means: no bundle is wanted. `attempt` raised by
-    the operator lets a bundle be tried again that was refused before.
+    the operator lets a bundle be tried again that was refused before. `agent` is the agent's own
+    release, None where nothing is said of it. `keeps`: nothing is said of the bundle, and the
+    device goes on with the one that it has; only where something is said of the agent.
     """
 
     revision: int
     release: Release | None
     attempt: int = 0
+    agent: DesiredAgent | None = None
+    keeps: bool = False
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Desired:
         """Of a retained `desired`."""
         f = open_message(data, "desired")
         revision = f.integer("revision")
-        if "release" not in f:
+        agent = DesiredAgent.parse(f.object("agent")) if f.present("agent") else None
+        if "release" not in f and agent is None:
             # A message cut short must not take a device's bundle away: nobody asked for that.
             f.fault(f"{f.where}: release is missing, expected an object, or null for no bundle")
         return cls(
             revision=revision,
             release=Release.parse(f.object("release")) if f.present("release") else None,
             attempt=f.integer("attempt", 0),
+            agent=agent,
+            keeps="release" not in f,
         )
 
     def to_bytes(self) -> bytes:
         """The payload that `from_bytes` reads."""
+        release: dict[str, Json] = {"release": self.release.as_json() if self.release else None}
+        agent: dict[str, Json] = {"agent": self.agent.as_json()} if self.agent else {}
         return encode_json(
             {
                 "format": FORMAT,
                 "revision": self.revision,
-                "release": self.release.as_json() if self.release else None,
+                **({} if self.keeps else release),
                 "attempt": self.attempt,
+                **agent,
             }
         )
 
@@ -217,6 +244,39 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedAgent:
+    """How the agent's own update stands, on a device whose agent can have one.
+
+    `platform` is what its releases are made for. `running` is the manifest digest of the release
+    that runs, empty for the installed package. The rest is as in `Reported`, for releases of the
+    agent.
+    """
+
+    platform: str
+    running: str
+    revision: int
+    state: str
+    active: BundleRef | None
+    refused: tuple[Refusal, ...]
+    progress: Progress | None
+    reason: str
+
+    @classmethod
+    def parse(cls, f: Fields) -> ReportedAgent:
+        """From an object."""
+        return cls(
+            platform=f.text("platform"),
+            running=f.text("running", "", pattern=f"{SHA256}|"),
+            revision=f.integer("revision", 0),
+            state=f.text("state", ""),
+            active=BundleRef.parse(f.object("active")) if f.present("active") else None,
+            refused=tuple(_refusal(r) for r in f.objects("refused", (), max_items=64)),
+            progress=_progress(f.object("progress")) if f.present("progress") else None,
+            reason=f.sentence("reason", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """What a device is and does; retained. `state` is a state of the update lifecycle.
 
@@ -238,6 +298,7 @@ class Reported:
     trust: str
     agent_version: str
     boot_id: str
+    agent: ReportedAgent | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reported:
@@ -258,6 +319,7 @@ class Reported:
             trust=f.text("trust", ""),
             agent_version=f.text("agent_version", ""),
             boot_id=f.text("boot_id", ""),
+            agent=ReportedAgent.parse(f.object("agent")) if f.present("agent") else None,
         )
 
 

@@ -72,7 +72,8 @@ class Driver:
 
     A call returns soon, but for those that go through a whole bundle: `install`, which writes it,
     and the last `chunk`, after which all of it is read and verified. `pulse` is called meanwhile,
-    with every chunk; it must not call the driver.
+    with every chunk; it must not call the driver. While `spares` says so, the active bundle is
+    not given up for what fails: an agent on trial itself is not the one to judge it.
 
     Raises:
         DeviceError: `state` cannot be used at all.
@@ -89,8 +90,10 @@ class Driver:
         free_bytes: Callable[[Path], int] | None = None,
         pulse: Callable[[], None] = lambda: None,
         trust: str = "none",
+        spares: Callable[[], bool] = lambda: False,
     ) -> None:
         self._trust = trust
+        self._spares = spares
         self.store: ChunkStore = _PulsingStore(state / "chunks", pulse)
         self._host = host
         self._transport = transport
@@ -133,6 +136,11 @@ class Driver:
     @property
     def _record(self) -> Record:
         return self._ledger.record
+
+    @property
+    def desired_now(self) -> Desired | None:
+        """What this device works on; None: nothing was ever desired of it."""
+        return self._record.desired
 
     @property
     def status(self) -> Status:
@@ -291,6 +299,10 @@ class Driver:
         except (UntrustedError, IncompatibleError) as reason:
             self._notices.warn("desired-invalid", str(reason))
             return
+        if desired.keeps:
+            return
+        # What is desired of the agent itself is another driver's matter.
+        desired = dataclasses.replace(desired, agent=None)
         fault = reconcile.too_far(self._record, desired)
         if fault:
             self._notices.warn("desired-invalid", fault)
@@ -437,7 +449,7 @@ class Driver:
             r = self._ledger.forget_lost_previous()
             if damage is not None:
                 self._events.append(on.Condemned(damage, refuse=False))
-            elif r.previous is not None and (too_often or not r.good):
+            elif r.previous is not None and (too_often or not r.good) and not self._spares():
                 # What another variant would do is not known while its files are missing.
                 self._events.append(on.Condemned(reason, refuse=not lacks))
             else:  # Nothing to go back to, or not yet: try again, ever more slowly.
@@ -453,7 +465,7 @@ class Driver:
     def _judged(self, *, over: bool) -> Event | None:
         """That the bundle on trial is given up for how it serves, if it is."""
         r = self._record
-        if r.active is None or r.good or r.state is State.ACTIVATING:
+        if r.active is None or r.good or r.state is State.ACTIVATING or self._spares():
             return None
         fault = self._trial.fault(r.active, r.previous, over=over)
         if fault is None:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edge_runtime.bundle.archive import FolderReader
 from edge_runtime.bundle.chunks import file_entry
@@ -249,10 +249,21 @@ def operator(broker: str) -> Iterator[Operator]:
         made.close()
 
 
-class Client(threading.Thread):
-    """Asks without a pause; every request without a right answer is a failure."""
+class Door(Protocol):
+    """Where a client knocks: an agent here, or on a machine of its own."""
 
-    def __init__(self, agent: Agent, model: str, *, reuse: bool, text: str = "mail server") -> None:
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection that is opened with the first request."""
+        ...
+
+
+class Client(threading.Thread):
+    """Asks again and again, `pause_s` apart; a request without a right answer is a failure."""
+
+    def __init__(
+        self, agent: Door, model: str, *, reuse: bool, text: str = "mail server",
+        pause_s: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__(daemon=True)
         self.failures: list[str] = []
         self.versions: Counter[str] = Counter()
@@ -261,6 +272,7 @@ class Client(threading.Thread):
         self._path = f"/v2/models/{model}/infer"
         self._reuse = reuse
         self._text = text
+        self._pause_s = pause_s
         self._done = threading.Event()
 
     @property
@@ -286,6 +298,8 @@ class Client(threading.Thread):
                 connection.close()
             if not self._reuse:
                 connection.close()
+            if self._pause_s:
+                time.sleep(self._pause_s)
         connection.close()
 
     def finish(self) -> None:

@@ -237,3 +237,21 @@ def test_a_failure_of_the_board_itself_is_not_blamed_on_a_bundle(
     fleet.pass_time(POLICY.trial_s + 1)
     assert device.serving == V2.digest
     assert device.status.refused == ()
+
+
+def test_a_bundle_is_not_given_up_for_what_fails_while_the_agent_itself_is_on_trial(
+    fleet: Fleet, device: Device
+) -> None:
+    spared = True
+    device.driver._spares = lambda: spared
+    try_out(fleet, device, V2)
+    counts(fleet, device, V2, FAILING)
+    for _ in range(POLICY.max_starts + 1):
+        device.driver.failed("the worker ended", fleet.now_s)
+        fleet.settle()
+        fleet.pass_time(POLICY.restart_max_s)
+    assert device.status.active == V2.release.ref
+    assert device.status.refused == ()
+    spared = False
+    counts(fleet, device, V2, FAILING)
+    assert device.serving == V1.digest

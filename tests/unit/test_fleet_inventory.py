@@ -98,5 +98,6 @@ def test_a_device_for_scripts_says_what_is_and_what_should_be() -> None:
         "reported": None,
         "desired": None,
         "desired_revision": None,
+        "desired_agent": None,
         "unreadable": [],
     }

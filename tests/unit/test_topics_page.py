@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edge_runtime.agent.upgrade.host import KINDS as AGENT_KINDS
 from edge_runtime.bundle.files import MAX_CHUNK_BYTES
 from edge_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from edge_runtime.fields import MAX_DEPTH
@@ -45,7 +46,12 @@ MESSAGES: tuple[Any, ...] = (
     fleet.Desired, fleet.Reported, fleet.Online, fleet.Telemetry, fleet.Event,
     fleet.InferRequest, fleet.InferResult, fleet.Release,
 )  # fmt: skip
-PARTS: tuple[Any, ...] = (fleet.BundleRef, fleet.Accelerator, fleet.Refusal, fleet.Progress)
+PARTS: tuple[Any, ...] = (
+    fleet.BundleRef, fleet.Accelerator, fleet.Refusal, fleet.Progress, fleet.DesiredAgent,
+    fleet.ReportedAgent,
+)  # fmt: skip
+SAID_BY_SILENCE = {"keeps"}
+"""Fields that are on the wire as the absence of another."""
 
 
 def section(title: str) -> str:
@@ -78,7 +84,7 @@ def test_the_table_of_the_page_is_the_table_of_the_code() -> None:
 def test_every_example_is_read_and_has_every_field(kind: Any) -> None:
     value = example(kind)
     parsed = kind.from_bytes(json.dumps(value).encode())
-    fields = {field.name for field in dataclasses.fields(kind)}
+    fields = {field.name for field in dataclasses.fields(kind)} - SAID_BY_SILENCE
     assert set(value) == fields | {"format"}
     again = json.loads(parsed.to_bytes() if hasattr(parsed, "to_bytes") else fleet.to_bytes(parsed))
     assert again == value
@@ -88,6 +94,7 @@ def test_every_example_is_read_and_has_every_field(kind: Any) -> None:
 def test_every_field_is_described(kind: Any) -> None:
     prose = re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)
     names = {field.name for field in dataclasses.fields(kind)} - {"manifest_sha256"}
+    names -= SAID_BY_SILENCE
     assert [name for name in sorted(names) if f"`{name}`" not in prose] == []
 
 
@@ -104,6 +111,7 @@ def test_the_example_state_is_one() -> None:
 def test_every_kind_of_event_is_named() -> None:
     text = section("Event")
     assert [kind for kind in notices.KINDS.values() if f"`{kind}`" not in text] == []
+    assert [kind for kind in AGENT_KINDS.values() if f"`{kind}`" not in text] == []
     assert f"`{example(fleet.Event)['kind']}`" in text
 
 
