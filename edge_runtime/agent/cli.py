@@ -13,6 +13,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from edge_runtime.agent.options import PROG, parser
 from edge_runtime.errors import EdgeError, exit_code
@@ -26,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return VERBS[arguments.verb](arguments)
     except EdgeError as error:
-        print(f"{PROG}: {plain(str(error), MAX_ERROR)}", file=sys.stderr)
+        print(f"{_head()}{PROG}: {plain(str(error), MAX_ERROR)}", file=sys.stderr)
         return exit_code(error)
     except KeyboardInterrupt:
         return 130
@@ -36,11 +38,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _head() -> str:
+    """Before an error: its priority, where stderr is the journal."""
+    from edge_runtime.agent.logs import is_journal
+
+    return "<3>" if is_journal() else ""
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    import faulthandler
+
     from edge_runtime.agent import logs
     from edge_runtime.agent.config import load_config
     from edge_runtime.agent.supervisor import Supervisor
+    from edge_runtime.agent.upgrade import places
+    from edge_runtime.agent.upgrade.updates import Upgrades
 
+    # The service manager ends one that hangs by SIGABRT: the log then says where it hung.
+    faulthandler.enable()
     config = load_config(arguments.config)
     logs.configure(config.log_level, process="supervisor")
     connector = None
@@ -48,7 +63,9 @@ def _run(arguments: argparse.Namespace) -> int:
         from edge_runtime.link.mqtt import connector as mqtt
 
         connector = mqtt(config.broker)
-    supervisor = Supervisor(config, release() or "0", connector)
+    packaged = places.found()
+    upgrades = Upgrades(packaged, arguments.config) if packaged is not None else None
+    supervisor = Supervisor(config, release() or "0", connector, upgrades)
     if arguments.json:
         print(json.dumps({"port": supervisor.port, "pid": os.getpid()}), flush=True)
     supervisor.run(arguments.bundle)
@@ -58,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _install(arguments: argparse.Namespace) -> int:
     from edge_runtime.agent import logs
     from edge_runtime.agent.config import load_config
-    from edge_runtime.agent.install import install
+    from edge_runtime.agent.handing import install
 
     config = load_config(arguments.config)
     logs.configure("warning", process="install")
@@ -116,15 +133,28 @@ def _listen(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
+def _page(findings: Sequence[Any]) -> str:
+    """The doctor's findings for people."""
     import shutil
+
+    from edge_runtime.agent.doctor.show import Page
+
+    terminal = sys.stdout.isatty()
+    page = Page(
+        colour=terminal and not os.environ.get("NO_COLOR"),
+        unicode=(sys.stdout.encoding or "").lower().startswith("utf"),
+        wide=shutil.get_terminal_size().columns if terminal else 0,
+    )
+    return page.text(list(findings))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from edge_runtime.agent.config import load_config
     from edge_runtime.agent.doctor.examine import examine
     from edge_runtime.agent.doctor.finding import exit_code as verdict
     from edge_runtime.agent.doctor.scene import Scene
-    from edge_runtime.agent.doctor.show import Page
     from edge_runtime.profile import load_profile
 
     logging.getLogger().addHandler(logging.NullHandler())
@@ -139,14 +169,51 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([finding.as_json() for finding in findings], indent=2))
     else:
-        terminal = sys.stdout.isatty()
-        page = Page(
-            colour=terminal and not os.environ.get("NO_COLOR"),
-            unicode=(sys.stdout.encoding or "").lower().startswith("utf"),
-            wide=shutil.get_terminal_size().columns if terminal else 0,
-        )
-        print(page.text(findings), end="")
+        print(_page(findings), end="")
     return verdict(findings)
+
+
+def _await_clock(arguments: argparse.Namespace) -> int:
+    from edge_runtime.agent.await_clock import await_clock
+
+    waited = await_clock(arguments.timeout)
+    if arguments.json:
+        print(json.dumps(waited.as_json()))
+    else:
+        print(waited.sentence)
+    return 0 if waited.right else 1
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from edge_runtime.agent.setup.place import System
+    from edge_runtime.agent.setup.steps import Wishes, setup
+    from edge_runtime.messages.enrollment import MAX_TOKEN, Token
+
+    logging.getLogger().addHandler(logging.NullHandler())
+    token = arguments.token
+    if token == "-":
+        token = sys.stdin.readline(MAX_TOKEN + 1)
+    wishes = Wishes(
+        folder=arguments.folder,
+        token=Token.parse(token) if token is not None else None,
+        profile=arguments.profile,
+        force=arguments.force,
+        start=not arguments.no_start and arguments.root is None,
+        offline=arguments.offline,
+        timeout_s=arguments.timeout,
+    )
+    done = setup(
+        wishes,
+        System(arguments.root or Path("/")),
+        lambda said: print(f"{PROG}: {plain(said)}", file=sys.stderr, flush=True),
+    )
+    if arguments.json:
+        print(json.dumps(done.as_json(), indent=2))
+    else:
+        if done.findings:
+            print(_page(list(done.findings)))
+        print(plain(done.sentence, MAX_ERROR))
+    return 0 if done.ok else 1
 
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
@@ -155,6 +222,8 @@ VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "infer": _infer,
     "listen": _listen,
     "doctor": _doctor,
+    "setup": _setup,
+    "await-clock": _await_clock,
 }
 
 

@@ -4,6 +4,9 @@
 supervisor's loop and stays small: a few clients at a time, one request each, a bounded head and a
 bounded time. A worker that begins to serve takes over the same socket: who waits in its queue is
 the worker's, who was let in before still gets an answer.
+
+After a restart under systemd the queue is not empty, and the bundle that served before is about to
+again: then the door stays closed for a bounded time, and who waits is served.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
-from edge_runtime.agent.listener import Listener
+from edge_runtime.agent.listener import Listener, nobody
 from edge_runtime.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 MAX_VISITORS = 16
 MAX_HEAD_BYTES = 8 << 10
 VISIT_S = 2.0
+HOLD_S = 30.0
+"""How long clients may wait for the bundle that served before a restart; they have a limit, too."""
 LIVE = b"/v2/health/live"
 NOBODY = "no bundle serves on this device now"
 
@@ -48,16 +53,24 @@ class Doorman(Listener):
         port: int,
         selector: selectors.BaseSelector,
         clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[int], bool] = nobody,
     ) -> None:
-        super().__init__(host, port)
+        super().__init__(host, port, keep)
         self._selector = selector
         self._clock = clock
         self._visitors: list[_Visitor] = []
         self._on_duty = False
         self._watched = False
+        self._held_until_s: float | None = None
+
+    def hold(self) -> None:
+        """Somebody will serve soon: let clients wait for that. Answer if it takes too long."""
+        if self.fileno() >= 0:
+            self._held_until_s = self._clock() + HOLD_S
 
     def answer(self) -> None:
         """Answer from now on, until `listen` says that a worker does."""
+        self._held_until_s = None
         if self.fileno() < 0:
             return
         try:
@@ -74,6 +87,7 @@ class Doorman(Listener):
 
     def listen(self) -> None:
         """See `Listener`; a worker accepts from now on."""
+        self._held_until_s = None
         self._on_duty = False
         self._watch_door()
         super().listen()
@@ -82,10 +96,16 @@ class Doorman(Listener):
         """Part with whoever takes too long; when to look again at the latest."""
         for visitor in [v for v in self._visitors if v.end_s <= now_s]:
             self._leave(visitor)
-        return min((v.end_s for v in self._visitors), default=None)
+        if self._held_until_s is not None and self._held_until_s <= now_s:
+            self.answer()
+        ends = [v.end_s for v in self._visitors]
+        if self._held_until_s is not None:
+            ends.append(self._held_until_s)
+        return min(ends, default=None)
 
     def close(self) -> None:
         """Give the port back; visitors go."""
+        self._held_until_s = None
         self._on_duty = False
         for visitor in list(self._visitors):
             self._leave(visitor)

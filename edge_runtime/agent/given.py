@@ -78,8 +78,9 @@ def _open(path: Path, release: str | None, profile: DeviceProfile) -> tuple[Read
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{plain(str(path))}: there is nothing at this path") from None
     if (path / METADATA).is_dir():
-        absolute = Path(os.path.realpath(path))
-        return _from_repository(absolute, release, profile), absolute.as_uri()
+        # Read as it was named: who owns a service's state may not come down to it from the root.
+        url = Path(os.path.realpath(path)).as_uri()
+        return _from_repository(path, release, profile), url
     if release is not None:
         raise InputError(
             f"{plain(str(path))}: is no repository, which has a folder {METADATA!r}; no release "

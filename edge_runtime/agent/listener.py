@@ -3,7 +3,9 @@
 It is bound once, at the start, so that a taken port is an error at once, and kept until the end. It
 listens only when told to: before any bundle serves, a client is refused instead of left waiting, or
 answered by a `Doorman`. From then on a connection that comes while a worker restarts waits in the
-backlog. A socket that systemd passes listens already.
+backlog. A socket that systemd passes listens already, and goes on when we end: who comes while the
+agent restarts waits there. Idle connections that clients keep open go to systemd as well, and the
+agent that follows takes them up.
 
 A port that is bound and not listened on could be taken by another program: SO_REUSEADDR, which we
 need to start again beside yesterday's connections, lets others share it. So the option is taken
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,26 +26,48 @@ from edge_runtime.errors import DeviceError, InputError
 BACKLOG = 128
 
 
+def nobody(_descriptor: int) -> bool:
+    """Keeps a connection where nobody can."""
+    return False
+
+
 class Listener:
     """A bound TCP socket.
 
+    `passed` tells that systemd listens, so that clients may wait there already. `kept` are
+    connections that clients have had open since before this agent; whoever takes them empties it.
+
+    Args:
+        keep: leaves a client's connection to the agent after this one; False where none follows.
+
     Raises:
-        InputError: the address is not one of this machine, or the port is taken.
+        InputError: the address is not one of this machine, or the port is taken, or systemd passed
+            more than one socket.
         DeviceError: what systemd passed is no stream socket.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, keep: Callable[[int], bool] = nobody) -> None:
         passed = passed_sockets()
-        self._passed = bool(passed)
-        self.listening = self._passed
-        self._sock = _adopt(passed[0]) if passed else _bind(host, port)
-        self.port: int = self._sock.getsockname()[1]
+        if len(passed.listening) > 1:
+            raise InputError(
+                f"api: systemd passed {len(passed.listening)} sockets, expected one: "
+                "edge-agent.socket may have one ListenStream= only"
+            )
+        self.passed = bool(passed.listening)
+        self._keep = keep
+        self.listening = self.passed
+        self._sock = _adopt(passed.listening[0]) if self.passed else _bind(host, port)
+        self._host: str
+        self.port: int
+        self._host, self.port = self._sock.getsockname()[:2]
+        self.kept = list(passed.clients)
+        for descriptor in self.kept:
+            os.set_inheritable(descriptor, False)
 
     @property
     def address(self) -> str:
         """`host:port`, for people."""
-        host = self._sock.getsockname()[0]
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     def fileno(self) -> int:
         """What a worker inherits."""
@@ -68,7 +93,7 @@ class Listener:
 
         One that systemd passed goes on listening.
         """
-        if self.listening and not self._passed:
+        if self.listening and not self.passed:
             # On Linux this ends the listening and nothing else. Whoever inherited the socket, like
             # a worker that was killed and is not gone yet, does not listen any more either.
             with suppress(OSError):
@@ -77,11 +102,13 @@ class Listener:
             self.listening = False
 
     def turn_away(self, descriptor: int) -> None:
-        """End a client's connection that nobody serves any more."""
+        """A client's connection that nobody serves any more: it ends, or is the next agent's."""
+        if self.passed and self.fileno() < 0:
+            self._keep(descriptor)
         os.close(descriptor)
 
     def close(self) -> None:
-        """Give the port back."""
+        """Give the port back; one that systemd passed goes on listening."""
         self.listening = False
         self._sock.close()
 

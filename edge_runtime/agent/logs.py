@@ -2,6 +2,9 @@
 
 2026-11-24T05:00:00Z info supervisor: worker started bundle=demo pid=4711
 
+Where stderr is the journal itself, it has the time already, and takes the level at the head of each
+line as a priority: `journalctl -p warning -u edge-agent` (sd-daemon(3), systemd.exec(5)).
+
 Messages, values and tracebacks quote strangers: a broker, a bundle, a library. Nothing that acts on
 a terminal leaves this module.
 """
@@ -9,14 +12,26 @@ a terminal leaves this module.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from edge_runtime.text import MAX_ERROR, plain
 
 MAX_LINE = 4 * MAX_ERROR
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (logging.DEBUG, 7),
+)
+"""From which level on, a line has which of syslog's priorities."""
 
 
 class Line(logging.Formatter):
@@ -49,6 +64,19 @@ class Line(logging.Formatter):
         return _lines(super().formatStack(stack_info))
 
 
+class JournalLine(Line):
+    """The same without the time, each line with its priority: the journal takes them one by one."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(process)
+        self._style = logging.PercentStyle(f"%(levelname)s {process}: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One entry of the journal for each line."""
+        priority = next((p for level, p in PRIORITIES if record.levelno >= level), 7)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).split("\n"))
+
+
 def _word(value: object) -> str:
     """A value that stays one word, quoted where it would not."""
     if isinstance(value, bool):
@@ -67,9 +95,22 @@ def _lines(text: str) -> str:
 def configure(level: str, process: str) -> None:
     """Send everything at `level` and above to stderr. Once, at the start of a process."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Line(process))
+    handler.setFormatter(JournalLine(process) if is_journal() else Line(process))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # A reader that went away must not make us fail, nor fill anything with complaints.
     logging.raiseExceptions = False
+
+
+def is_journal(descriptor: int = 2, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether `descriptor` leads to the journal: the file is the one that systemd says it is.
+
+    The variable alone says nothing: whatever starts us may have sent our stderr elsewhere since.
+    """
+    told = (os.environ if environment is None else environment).get("JOURNAL_STREAM", "")
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return told == f"{found.st_dev}:{found.st_ino}"

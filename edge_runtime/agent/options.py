@@ -110,6 +110,35 @@ exit codes: 0 no obstacle, 1 an obstacle. every finding is explained in docs/doc
 
 """
 
+SETUP_S = 60.0
+SETUP_EPILOG = """\
+examples:
+  sudo edge-agent setup --token edge1_…
+      the token that `edge-fleet token press-7 --profile raspberry-pi-5` printed
+  sudo edge-agent setup /media/usb/press-7
+      the folder that `edge-fleet enroll press-7` wrote; needs no network
+  sudo edge-agent setup /media/usb/press-7 --offline --json
+      {"device": …, "ready": true, "bundle": "serves", "findings": […], "ok": true, …}
+
+repeat it as you like: what is done already is left as it is. with a folder repository/ or a file
+first.edge in FOLDER the device serves that bundle first.
+
+exit codes: 0 it runs and the doctor found no obstacle, 1 not so, 3 the token is not good, or who
+answered is not the fleet
+
+"""
+
+CLOCK_S = 20.0
+AWAIT_CLOCK_EPILOG = """\
+examples:
+  edge-agent await-clock
+  edge-agent await-clock --timeout 5 --json
+      {"right": false, "now": 1.2, "waited_s": 5.0}
+
+exit codes: 0 the clock is right, 1 nothing has set it in that time
+
+"""
+
 CONFIG_HELP = """\
 every key may also be set in the environment: EDGE_AGENT_DEVICE_ID, EDGE_AGENT_BROKER_URL,
 EDGE_AGENT_API_PORT and so on, after the table and the key
@@ -253,6 +282,59 @@ def parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--offline", action="store_true", help="do not contact the broker")
     doctor.add_argument("--json", action="store_true", help="findings as JSON")
+
+    setup = verbs.add_parser(
+        "setup",
+        help="make this board a device of a fleet: identity, service, start, check",
+        description="Put an identity in place, enable and start the service, see that it answers, "
+        "and let the doctor look. Needs root, and the package edge-agent with its systemd units.",
+        epilog=SETUP_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = setup.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="a device's folder, from enroll"
+    )
+    source.add_argument("--token", metavar="TOKEN", help="a one-time token; - reads it from stdin")
+    setup.add_argument(
+        "--profile", metavar="NAME", help="another board than the fleet said: a name or a .toml"
+    )
+    setup.add_argument(
+        "--force", action="store_true", help="though this board is another device already"
+    )
+    setup.add_argument(
+        "--no-start", action="store_true", help="put all in place; enable, start and check nothing"
+    )
+    setup.add_argument(
+        "--offline", action="store_true", help="the doctor does not contact the broker"
+    )
+    setup.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=SETUP_S,
+        metavar="SECONDS",
+        help=f"until it is ready, and a first bundle serves (default: {SETUP_S:g})",
+    )
+    setup.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    # For tests, and for images: below a folder nothing can be started.
+    setup.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+
+    clock = verbs.add_parser(
+        "await-clock",
+        help="wait until the system's clock is right, but not for long",
+        description="Wait until something has set the clock: systemd-timesyncd, chrony, ntpd. The "
+        "service does so once a boot, see edge-agent-clock.service. Needs no configuration.",
+        epilog=AWAIT_CLOCK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    clock.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=CLOCK_S,
+        metavar="SECONDS",
+        help=f"go on after so long (default: {CLOCK_S:g})",
+    )
+    clock.add_argument("--json", action="store_true", help="how it ended, as JSON on stdout")
     return top
 
 

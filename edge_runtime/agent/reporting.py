@@ -17,7 +17,14 @@ from edge_runtime.bundle import durable
 from edge_runtime.errors import DeviceError, EdgeError
 from edge_runtime.fields import Json
 from edge_runtime.link import Link, Will
-from edge_runtime.messages.fleet import Accelerator, Event, Online, Reported, to_bytes
+from edge_runtime.messages.fleet import (
+    Accelerator,
+    Event,
+    Online,
+    Reported,
+    ReportedAgent,
+    to_bytes,
+)
 from edge_runtime.messages.topics import DELIVERY, Topics
 from edge_runtime.profile import DeviceProfile
 from edge_runtime.telemetry import Probes, Reporter, Snapshot, Spool, new_boot_id
@@ -88,7 +95,17 @@ class Reporting:
         self._untold = {"online", "reported"}
         self._tell()
 
-    def report(self, status: Status, accelerator: Accelerator | None) -> None:
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker hears us now."""
+        return self._connected
+
+    def report(
+        self,
+        status: Status,
+        accelerator: Accelerator | None,
+        agent: ReportedAgent | None = None,
+    ) -> None:
         """Say what the device does, unless that was said last."""
         reported = Reported(
             revision=status.revision,
@@ -105,6 +122,7 @@ class Reporting:
             trust=status.trust,
             agent_version=self._version,
             boot_id=self.boot_id,
+            agent=agent,
         )
         if reported != self._reported:
             if accelerator is not None and accelerator != self._kept:

@@ -10,7 +10,10 @@ What the broker brings gets a slice of the loop's time, then everything else has
 loop comes round in about `SLICE_S` and one write to the disk. Two things take longer, and bound
 what SIGTERM, requests and telemetry may have to wait: a bundle that is written (`install`) or read
 and verified whole (after its last chunk). The service manager's watchdog is fed meanwhile, for as
-long as chunk follows chunk; workers are not taken for silent because nobody listened.
+long as chunk follows chunk; workers are not taken for silent because nobody listened. Nothing else
+feeds it: not a thread, not a timer. It is told that we are ready once the API answers, be it in one
+sentence; after a restart clients may first wait for the bundle that served them, see `Doorman`.
+Whether a bundle serves is in the status line, and at /v2/health/ready.
 """
 
 from __future__ import annotations
@@ -38,8 +41,12 @@ from edge_runtime.agent.notify import Notifier
 from edge_runtime.agent.order import Order
 from edge_runtime.agent.reporting import Reporting
 from edge_runtime.agent.sources import MQTT, Broker, Sources, open_sources
+from edge_runtime.agent.standing import standing
 from edge_runtime.agent.state_folder import Hold, not_writable
 from edge_runtime.agent.trust import Trust
+from edge_runtime.agent.turns import Turn, Turns
+from edge_runtime.agent.upgrade.host import Standing
+from edge_runtime.agent.upgrade.updates import AgentUpdates, Upgrades
 from edge_runtime.agent.workers import Workers
 from edge_runtime.bundle.files import MAX_CHUNK_BYTES
 from edge_runtime.errors import DeviceError, EdgeError
@@ -57,6 +64,8 @@ from edge_runtime.update.driver import Driver, Status
 log = logging.getLogger(__name__)
 
 FLUSH_S = 2.0
+STOP_SLACK_S = 15.0
+"""What the end may take on top of `worker.drain_s`: goodbyes, processes that end slowly."""
 MAX_SLEEP_S = 60.0
 MAX_REQUESTS = 128
 MAX_REQUESTS_BYTES = 8 << 20
@@ -67,7 +76,8 @@ MAX_METADATA_BYTES = 4 << 20
 class Supervisor:
     """One device. `run` returns when a signal, or `stop`, has ended it in order.
 
-    It is the update driver's host, and hears from the workers and the sources.
+    It is the update driver's host, and hears from the workers and the sources. With `upgrades`
+    there is a second driver beside, for releases of the agent itself.
 
     Raises:
         InputError: the profile or the API's address cannot be used.
@@ -75,7 +85,11 @@ class Supervisor:
     """
 
     def __init__(
-        self, config: AgentConfig, version: str, connector: Connector | None = None
+        self,
+        config: AgentConfig,
+        version: str,
+        connector: Connector | None = None,
+        upgrades: Upgrades | None = None,
     ) -> None:
         self.config = config
         self._profile = replace(load_profile(config.profile), tasks=config.tasks)
@@ -83,16 +97,18 @@ class Supervisor:
         # Before anything there is read: two agents would undo each other's work.
         self._hold = Hold(config.state_dir)
         self._selector = selectors.DefaultSelector()
-        self._listener = Doorman(config.api.host, config.api.port, self._selector)
+        self._notifier = Notifier()
+        self._listener = Doorman(
+            config.api.host, config.api.port, self._selector, keep=self._notifier.keep
+        )
         self._inbox = Inbox()
         self._requests = Allowance(MAX_REQUESTS, MAX_REQUESTS_BYTES)
-        # All that is asked for at a time, and again after a reconnect.
-        chunks = 2 * config.update.window
+        # All that is asked for at a time, by each driver, and again after a reconnect.
+        chunks = 2 * config.update.window * (1 if upgrades is None else 2)
         self._chunks = Allowance(chunks, chunks * MAX_CHUNK_BYTES)
         self._missing = Allowance(chunks, 0)
         self._metadata = Allowance(MAX_METADATA, MAX_METADATA_BYTES)
         self._selector.register(self._inbox, selectors.EVENT_READ, self._on_inbox)
-        self._notifier = Notifier()
         self._stopping = self._knocked = False
         self._status: Status | None = None
         now_s = time.monotonic()
@@ -117,7 +133,9 @@ class Supervisor:
             ),
             self._ready,
         )
-        self._trust = Trust(config, self._selector, self._authenticated)
+        self._turns = Turns()
+        self._turn = Turn(self._turns, self._authenticated)
+        self._trust = self._turns.trust = Trust(config, self._selector, self._turns.answered)
         self._workers = Workers(order, self._listener, self._selector, self)
         self._drivers = Drivers(self._profile, config.worker.drivers_s, now_s)
         try:
@@ -129,7 +147,9 @@ class Supervisor:
                 config.update,
                 pulse=lambda: self._notifier.alive(time.monotonic()),
                 trust=config.trust,
+                spares=lambda: self._agent is not None and self._agent.on_trial,
             )
+            self._agent = self._agent_updates(upgrades)
         except DeviceError as reason:
             raise DeviceError(not_writable(config.state_dir) or str(reason)) from None
         self._installer = Installer(
@@ -149,6 +169,24 @@ class Supervisor:
             )
             self._asks = Asks(self._topics, self._reporting.link, self._workers.ask)
             self._trust.asking = Asking(self._reporting.link, self._topics)
+
+    def _agent_updates(self, upgrades: Upgrades | None) -> AgentUpdates | None:
+        if upgrades is None:
+            return None
+        return AgentUpdates(
+            self.config,
+            upgrades,
+            self._sources,
+            self._turns,
+            bundle=lambda: self._status,
+            standing=lambda: Standing(
+                serving=self._workers.accelerator is not None,
+                connected=self._reporting.is_connected,
+            ),
+            on_change=self._report,
+            on_event=self.event,
+            pulse=lambda: self._notifier.alive(time.monotonic()),
+        )
 
     @property
     def status(self) -> Status | None:
@@ -218,8 +256,17 @@ class Supervisor:
                 "broker": self._reporting.link.address if self._reporting.link else "none",
             },
         )
-        self._listener.answer()
+        self._notifier.alive(time.monotonic())
+        self._notifier.status("starting")
+        if not self._listener.passed:
+            self._listener.answer()
         self._driver.start(time.monotonic())
+        if self._agent is not None:
+            self._agent.start(time.monotonic())
+        if self._listener.passed:
+            # Who came while the agent was away waits for what served them, not for a refusal.
+            (self._listener.hold if self._workers.starting else self._listener.answer)()
+        self._take_up_clients()
         self._sources.start()
         self._installer.begin(given)
         link = self._reporting.link
@@ -231,7 +278,17 @@ class Supervisor:
                 ]
             )
             link.start()
-        self._notifier.ready(f"profile {self._profile.name}, api {self._listener.address}")
+        self._tell_status()
+        self._notifier.ready()
+
+    def _take_up_clients(self) -> None:
+        """Connections that the agent before us left wait for who will serve, or are answered."""
+        kept, self._listener.kept = self._listener.kept, []
+        if kept:
+            self._notifier.kept_no_more()
+            log.info("clients' connections go on", extra={"count": len(kept)})
+        for descriptor in kept:
+            self._workers.adopt(descriptor)
 
     def _step(self) -> None:
         """What is due now, then sleep until something happens."""
@@ -245,6 +302,7 @@ class Supervisor:
         due = [
             self._drivers.due_s,
             self._driver.tick(now_s),
+            *(self._agent.tick(now_s) if self._agent is not None else ()),
             self._trust.tick(now_s),
             self._sources.tick(now_s),
             self._workers.watch(now_s),
@@ -252,6 +310,7 @@ class Supervisor:
             self._reporting.tick(now_s, {"supervisor": os.getpid(), **self._workers.pids}),
             self._notifier.watchdog_s and now_s + self._notifier.watchdog_s,
         ]
+        self._turns.tick()
         self._notifier.alive(now_s)
         wake_s = min((s for s in due if s is not None), default=now_s + MAX_SLEEP_S)
         for key, mask in self._selector.select(max(0.0, min(wake_s - now_s, MAX_SLEEP_S))):
@@ -260,8 +319,11 @@ class Supervisor:
     def _end(self) -> None:
         """Requests under way are finished, the broker is told, within a bound."""
         log.info("ending")
-        self._notifier.stopping()
+        self._notifier.stopping(self.config.worker.drain_s + STOP_SLACK_S)
+        self._notifier.status("ending")
         self._trust.stop()
+        if self._agent is not None:
+            self._agent.stop()
         self._sources.close()
         self._listener.close()
         self._workers.stop_candidate()
@@ -348,6 +410,7 @@ class Supervisor:
 
     def _connected(self, connected: bool) -> None:
         self._reporting.connected(connected)
+        self._tell_status()
         self._trust.connected = connected
         if not self._stopping:
             self._sources.connected(connected)
@@ -355,6 +418,8 @@ class Supervisor:
     def _ready(self, yes: bool) -> None:
         if not self._stopping:
             self._driver.connected(yes, time.monotonic())
+            if self._agent is not None:
+                self._agent.connected(yes, time.monotonic())
 
     def _missing_chunk(self, source: str, sha256: str, reason: str) -> None:
         """On a source's thread. What finds no room is missed when its time is up."""
@@ -363,10 +428,14 @@ class Supervisor:
     def _chunk(self, sha256: str, data: bytes) -> None:
         if not self._stopping:
             self._driver.chunk(sha256, data, time.monotonic())
+            if self._agent is not None:
+                self._agent.chunk(sha256, data, time.monotonic())
 
     def _desired(self, payload: bytes) -> None:
         if not self._stopping:
             self._driver.desired(payload, time.monotonic())
+            if self._agent is not None:
+                self._agent.desired(payload, time.monotonic())
 
     def _ask(self, message: Message) -> None:
         if self._asks is not None:
@@ -385,11 +454,11 @@ class Supervisor:
     def authenticate(self, release: Release) -> None:
         """Ask who signed it, with the same exception as `start_active`."""
         if not self._stopping:
-            self._trust.authenticate(release)
+            self._turn.authenticate(release)
 
     def stop_authenticating(self) -> None:
         """Ask no more."""
-        self._trust.stop()
+        self._turn.stop()
 
     def _authenticated(self, manifest_sha256: str, refusal: EdgeError | None) -> None:
         self._driver.authenticated(manifest_sha256, refusal, time.monotonic())
@@ -468,4 +537,14 @@ class Supervisor:
 
     def _report(self) -> None:
         if self._status is not None:
-            self._reporting.report(self._status, self._workers.accelerator)
+            agent = self._agent.reported if self._agent is not None else None
+            self._reporting.report(self._status, self._workers.accelerator, agent)
+        self._tell_status()
+
+    def _tell_status(self) -> None:
+        """To the service manager, for whoever stands beside the board."""
+        if self._stopping:
+            return
+        broker = self._reporting.is_connected if self._reporting.link is not None else None
+        accelerator, where = self._workers.accelerator, self._listener.address
+        self._notifier.status(standing(self._status, accelerator, api=where, broker=broker))

@@ -12,6 +12,7 @@ the supervisor takes silence for a hang and ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -63,6 +64,8 @@ HEARTBEAT_S = 1.0
 MOST = 0.9
 """Of what a worker has for each variant, that building may take."""
 READ_BYTES = 256 << 10
+OOM_SCORE = "500"
+"""Where memory runs out, a worker goes before the supervisor, and a prover before a worker."""
 
 
 class Control:
@@ -256,6 +259,8 @@ def main() -> int:
     # The supervisor decides when we end; a terminal's or service manager's signal reaches it, too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     order = Order.from_argument(sys.argv[1])
     logs.configure(order.log_level, process="worker")
     control = Control(socket.socket(fileno=order.control))

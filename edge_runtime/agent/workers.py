@@ -121,6 +121,11 @@ class Workers:
         return {role: worker.pid for role, worker in roles.items() if worker is not None}
 
     @property
+    def starting(self) -> bool:
+        """Whether a worker that is to serve is loading."""
+        return self._starting is not None
+
+    @property
     def serving(self) -> str | None:
         """Manifest digest of what serves now."""
         return self._serving.manifest_sha256 if self._serving else None
@@ -189,6 +194,10 @@ class Workers:
         if self._serving is not None:
             worker, self._serving = self._serving, None
             self._drain(worker)
+
+    def adopt(self, descriptor: int) -> None:
+        """A client's connection from before this agent: as one that a worker handed over."""
+        self._forward(descriptor)
 
     def ask(self, ask: Ask) -> bool:
         """Pass a question on; False where nobody serves."""

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from edge_runtime.bundle.manifest import NAME, VERSION
 from edge_runtime.errors import InputError
 from edge_runtime.fleet import identity_options, trust_options
+from edge_runtime.fleet.enrollment import options as enrollment_options
+from edge_runtime.fleet.flash import options as flash_options
 from edge_runtime.fleet.home import DEFAULT_HOME, HOME_VARIABLE
 from edge_runtime.link.config import VERSIONS
 from edge_runtime.messages.topics import DEFAULT_PREFIX, DEVICE_ID, Topics
@@ -46,6 +48,8 @@ devices that trust signatures only:
       a mosquitto that lets in this fleet and nobody else, ready to start
   edge-fleet enroll press-7 --profile raspberry-pi-5 --passphrase-file pass
       a device's key, certificate and agent.toml, in one folder to flash
+  edge-fleet flash raspios.img.xz --device press-7 --bundle debian-sections==1.0.0 --to /dev/sdX
+      a card that makes a Raspberry Pi that device, at its first boot
   edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge --passphrase-file pass
       sign, then publish
   edge-fleet refresh
@@ -207,6 +211,8 @@ def parser() -> argparse.ArgumentParser:
     _ask(add)
     trust_options.add_verbs(add, target, device_id, profile)
     identity_options.add_verbs(add)
+    flash_options.add_verb(add, device_id)
+    enrollment_options.add_verbs(add, device_id, seconds)
     return top
 
 
@@ -226,11 +232,19 @@ def _publish(add: Add) -> None:
         '      {"name": …, "version": …, "sent_bytes": …, "skipped_bytes": …, …}\n'
         "  edge-fleet publish build/debian-sections-1.0.0-raspberry-pi-5.edge \\\n"
         "      --home fleet --passphrase-file pass --folder-only\n"
-        "      signed, and ready to be copied to a web server or a USB stick",
+        "      signed, and ready to be copied to a web server or a USB stick\n"
+        "  edge-fleet publish dist/edge-agent_0.2.0+deb12_arm64.deb \\\n"
+        "      dist/edge-agent_0.2.0+deb13_arm64.deb --passphrase-file pass\n"
+        "      the agent itself, for two kinds of system; `deploy edge-agent==0.2.0` rolls it out",
         signs=True,
     )
     trust_options.folder_only(verb)
-    verb.add_argument("bundle", type=Path, help="an .edge file or a bundle's folder")
+    verb.add_argument(
+        "bundle",
+        type=Path,
+        nargs="+",
+        help="an .edge file or a bundle's folder; or packages of the agent (.deb) of one version",
+    )
     verb.add_argument(
         "--force",
         action="store_true",
@@ -255,6 +269,8 @@ def _deploy(add: Add) -> None:
         "      it refused this bundle before; let it try again\n"
         "  edge-fleet deploy debian-sections==1.1.0 --device new-1 --profile raspberry-pi-5\n"
         "      it has never been on the broker; say which release it waits for\n"
+        "  edge-fleet deploy edge-agent==0.2.0 --device press-7 --wait 600\n"
+        "      the agent itself; where the new one is not healthy, the old one is started again\n"
         "\nwith --wait the exit code is 1 where a device refused, or took longer",
     )
     verb.add_argument(

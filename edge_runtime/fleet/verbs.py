@@ -9,9 +9,10 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 
-from edge_runtime.bundle.archive import open_bundle
+from edge_runtime.bundle.agent_package import AGENT
 from edge_runtime.errors import EdgeError
-from edge_runtime.fleet import question, rollout, show, talk
+from edge_runtime.fleet import agent_rollout, question, rollout, show, talk
+from edge_runtime.fleet.agent_publish import open_given
 from edge_runtime.fleet.ask import ask
 from edge_runtime.fleet.choice import choose
 from edge_runtime.fleet.inventory import read_devices, read_inventory
@@ -20,7 +21,7 @@ from edge_runtime.fleet.publish import publish
 from edge_runtime.fleet.reach import UsageError, connected, has_broker, home
 from edge_runtime.fleet.repository import read_catalog
 from edge_runtime.fleet.watch import watch
-from edge_runtime.text import json_line
+from edge_runtime.text import json_line, plain
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,8 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
         verb = VERBS.get(arguments.verb)
         if verb is None:
             from edge_runtime.fleet import identity_verbs, trust_verbs
+            from edge_runtime.fleet.enrollment import verbs as enrollment_verbs
+            from edge_runtime.fleet.flash import verbs as flash_verbs
 
-            verb = {**trust_verbs.VERBS, **identity_verbs.VERBS}[arguments.verb]
+            more = {**trust_verbs.VERBS, **identity_verbs.VERBS, **enrollment_verbs.VERBS}
+            more = {**more, **flash_verbs.VERBS}
+            verb = more[arguments.verb]
         return verb(arguments)
 
 
@@ -46,8 +51,8 @@ def _publish(arguments: argparse.Namespace) -> int:
         return trust_verbs.publish(arguments)
     if arguments.folder_only:
         raise UsageError("--folder-only: no fleet home; name it with --home, or make one: init")
-    reader = open_bundle(arguments.bundle)
-    with connected(arguments) as connection, talk.bar(f"publishing {arguments.bundle}") as bar:
+    reader = open_given(arguments.bundle)
+    with connected(arguments) as connection, talk.bar(f"publishing {reader.where}") as bar:
         made = publish(connection, reader, force=arguments.force, on_progress=bar)
     show.line(json_line(made.as_json()) if arguments.json else show.publication(made))
     return 0
@@ -57,9 +62,12 @@ def _deploy(arguments: argparse.Namespace) -> int:
     with connected(arguments) as connection:
         name, version = arguments.release
         devices = read_devices(connection, arguments.device)
-        releases = choose(connection, name, version, devices, arguments.profile)
+        itself = name == AGENT
+        of = agent_rollout.platform_of if itself else None
+        releases = choose(connection, name, version, devices, arguments.profile, of)
+        plan = agent_rollout.plan if itself else rollout.plan
         plans = [
-            rollout.plan(device, release, retry=arguments.retry)
+            plan(device, release, retry=arguments.retry)
             for device, release in zip(devices, releases, strict=True)
         ]
         if home(arguments) is not None:
@@ -75,14 +83,17 @@ def _deploy(arguments: argparse.Namespace) -> int:
             ids = [made.device.id for made in plans]
             # For people each outcome is the result, on stdout; they need not read it twice.
             with talk.following(ids, outcomes=arguments.json) as change:
-                verdicts = rollout.follow(connection, plans, arguments.wait, change)
+                judge = agent_rollout.verdict if itself else rollout.verdict
+                verdicts = rollout.follow(connection, plans, arguments.wait, change, judge)
     pairs = [(made, verdicts.get(made.device.id)) for made in plans]
     if arguments.json:
-        rows = [rollout.as_json(made, found) for made, found in pairs]
+        part = agent_rollout.as_json if itself else rollout.as_json
+        rows = [part(made, found) for made, found in pairs]
         show.line(json_line({"name": name, "version": version, "devices": rows}))
     else:
         for made, found in pairs:
-            show.line(show.rollout(f"{name} {version}", made, found, arguments.wait or 0.0))
+            text = agent_rollout.line if itself else show.rollout
+            show.line(plain(text(f"{name} {version}", made, found, arguments.wait or 0.0), 4000))
     there = all(found.outcome is rollout.Outcome.SERVING for found in verdicts.values())
     return 0 if there else 1
 

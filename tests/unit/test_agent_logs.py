@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from edge_runtime.agent.logs import Line
+from edge_runtime.agent.logs import JournalLine, Line, is_journal
 from tests.fakes.operators import ESCAPES, clean
 
 
@@ -50,3 +53,58 @@ def test_a_traceback_keeps_its_lines_and_loses_its_escapes() -> None:
 
 def test_a_line_without_end_is_cut() -> None:
     assert len(line("x" * 1_000_000, key="y" * 1_000_000)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("level", "head"),
+    [
+        ("CRITICAL", "<2>critical "),
+        ("ERROR", "<3>error "),
+        ("WARNING", "<4>warning "),
+        ("INFO", "<6>info "),
+        ("DEBUG", "<7>debug "),
+    ],
+)
+def test_the_journal_gets_a_priority_and_no_time(level: str, head: str) -> None:
+    record = logging.makeLogRecord(
+        {"msg": "ended", "levelname": level, "levelno": getattr(logging, level), "pid": 7}
+    )
+    assert JournalLine("worker").format(record) == f"{head}worker: ended pid=7"
+
+
+def test_every_line_of_a_traceback_has_its_priority() -> None:
+    try:
+        raise ValueError(f"{ESCAPES}\n<0>not for everybody's terminal")
+    except ValueError:
+        record = logging.makeLogRecord(
+            {"msg": "m", "levelname": "ERROR", "levelno": logging.ERROR, "exc_info": sys.exc_info()}
+        )
+    lines = JournalLine("worker").format(record).split("\n")
+    assert len(lines) > 3
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_the_journal_is_told_by_its_file_not_by_a_variable_alone(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("wb") as file:
+        found = os.fstat(file.fileno())
+        told = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        assert is_journal(file.fileno(), told)
+        assert not is_journal(file.fileno(), {})
+    with (tmp_path / "elsewhere").open("wb") as file:
+        assert not is_journal(file.fileno(), told)
+    assert not is_journal(-1, told)
+
+
+def test_a_process_of_ours_whose_stderr_is_the_journal_writes_for_it(tmp_path: Path) -> None:
+    script = (
+        "import logging; from edge_runtime.agent import logs; logs.configure('info', 'worker');"
+        "logging.getLogger('x').warning('disk is slow', extra={'took_s': 2})"
+    )
+    with (tmp_path / "journal").open("w+b") as file:
+        found = os.fstat(file.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        subprocess.run(
+            [sys.executable, "-c", script], stderr=file, env=environment, check=True, timeout=60
+        )
+        file.seek(0)
+        assert file.read() == b"<4>warning worker: disk is slow took_s=2\n"

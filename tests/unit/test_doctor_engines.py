@@ -229,6 +229,31 @@ def test_two_packages_in_one_module_are_told(site: Site) -> None:
     assert "pip uninstall onnxruntime onnxruntime-gpu" in clash.advice
 
 
+def test_beside_the_package_a_vendors_engine_goes_where_the_launcher_looks_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = ort("OpenVINOExecutionProvider", CPU, accelerator="openvino-cpu")
+    found = Fault("build", "not there", "OpenVINOExecutionProvider")
+    assert "in place of the plain one: pip install onnxruntime-openvino" in equipment.remedy(
+        engine, found
+    )
+    monkeypatch.setattr(equipment, "__file__", "/usr/lib/edge-agent/edge_runtime/x.py")
+    assert (
+        "in front of the plain one: sudo pip install --target /usr/local/lib/edge-agent "
+        "--no-deps onnxruntime-openvino" in equipment.remedy(engine, found)
+    )
+
+
+def test_an_engine_in_front_of_another_is_told_alone(site: Site) -> None:
+    # As a board's own build in /usr/local/lib/edge-agent is in front of the package's.
+    site("onnxruntime.__init__", "__version__ = '9.9'\n", "onnxruntime-gpu")
+    found = findings(ort(CPU))
+    assert [f for f in found if f.id == "engine.clash"] == []
+    packages = [f.text for f in found if f.id == "engine.package"]
+    assert any(text.startswith("onnxruntime-gpu 9.9") for text in packages)
+    assert not any("onnxruntime 1" in text for text in packages)
+
+
 def test_a_package_whose_files_are_gone_is_broken_and_one_that_never_was_is_absent(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

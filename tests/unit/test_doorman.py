@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_runtime.agent.doorman import MAX_HEAD_BYTES, MAX_VISITORS, VISIT_S, Doorman
+from edge_runtime.agent.doorman import HOLD_S, MAX_HEAD_BYTES, MAX_VISITORS, VISIT_S, Doorman
+from edge_runtime.agent.listener import Listener
 
 
 class Door:
@@ -120,3 +121,41 @@ def test_after_the_end_nothing_is_watched(door: Door) -> None:
     door.man.close()
     door.man.refuse()
     assert not door.selector.get_map()
+
+
+@pytest.fixture
+def held() -> Iterator[Door]:
+    """As after a restart under systemd: the socket listens, and the bundle is loading."""
+    made = Door()
+    Listener.listen(made.man)
+    made.man.hold()
+    yield made
+    made.man.close()
+    for client in made.clients:
+        client.close()
+    made.selector.close()
+
+
+def test_after_a_restart_a_client_waits_for_who_served_it(held: Door) -> None:
+    held.knock(b"GET /v2 HTTP/1.1\r\n\r\n")
+    held.turn(5)
+    assert not held.selector.get_map(), "nobody is let in"
+    held.man.listen()
+    held.now_s += 2 * HOLD_S
+    held.turn(5)
+    with socket.socket(fileno=held.man.fileno()) as listening:
+        worker, _ = listening.accept()
+        listening.detach()
+    with worker:
+        assert worker.recv(100).startswith(b"GET /v2 ")
+
+
+def test_but_not_for_ever_and_not_for_what_failed(held: Door) -> None:
+    client = held.knock(b"GET /v2 HTTP/1.1\r\n\r\n")
+    assert held.man.watch(held.now_s) == held.now_s + HOLD_S
+    held.now_s += HOLD_S
+    held.turn(5)
+    assert client.recv(100).startswith(b"HTTP/1.1 503")
+    held.man.hold()
+    held.man.refuse()
+    assert held.ask(b"GET /v2 HTTP/1.1\r\n\r\n")[0] == 503

@@ -21,7 +21,6 @@ from edge_runtime.agent.config import AgentConfig, ApiConfig, TelemetryConfig
 from edge_runtime.agent.inbox import Allowance, Inbox
 from edge_runtime.agent.listener import Listener
 from edge_runtime.agent.logs import Line
-from edge_runtime.agent.notify import Notifier, passed_sockets
 from edge_runtime.agent.reporting import Reporting
 from edge_runtime.agent.supervisor import Supervisor
 from edge_runtime.bundle.files import MAX_CHUNK_BYTES
@@ -170,36 +169,6 @@ def take(host: str, port: int) -> None:
 def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
     with pytest.raises(InputError, match="cannot be used"):
         Listener(host, 0)
-
-
-def test_systemd_is_told_and_its_watchdog_fed_at_half_time(tmp_path: Path) -> None:
-    path = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(path))
-        manager.settimeout(1)
-        notifier = Notifier({"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "4000000"})
-        notifier.ready("fine")
-        assert manager.recv(100) == b"READY=1\nSTATUS=fine"
-        for now_s in (10.0, 11.0, 12.1):
-            notifier.alive(now_s)
-        assert [manager.recv(100), manager.recv(100)] == [b"WATCHDOG=1"] * 2
-        notifier.stopping()
-        assert manager.recv(100) == b"STOPPING=1"
-
-
-def test_without_systemd_nothing_is_sent_and_nothing_breaks(tmp_path: Path) -> None:
-    for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}, {"WATCHDOG_USEC": "x"}):
-        notifier = Notifier(environment)
-        notifier.ready("fine")
-        notifier.alive(1.0)
-        assert notifier.watchdog_s is None
-
-
-def test_only_sockets_passed_to_this_process_are_taken() -> None:
-    mine = {"LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid())}
-    assert passed_sockets(mine) == [3, 4]
-    assert passed_sockets({**mine, "LISTEN_PID": "1"}) == []
-    assert passed_sockets({**mine, "LISTEN_FDS": "-1"}) == []
 
 
 def test_calls_from_other_threads_arrive_in_order_and_strangers_are_bounded() -> None:

@@ -139,6 +139,11 @@ def start_fault(
     return Fault("device", missing) if missing else None
 
 
+PACKAGED = ("/usr/lib/edge-agent/", "/var/lib/edge-agent-releases/")
+"""Where this software stands that the package or an update of it brought: not an environment of
+pip's."""
+LOCAL = "/usr/local/lib/edge-agent"
+"""Where its launcher looks first: the administrator's folder, for vendors' engines."""
 REMEDIES: Mapping[str, str] = {
     "engine": 'pip install "edge-runtime[{backend}]"',
     "backend": "update this software, or take the engine out of the profile",
@@ -165,10 +170,14 @@ def remedy(engine: Engine | None, fault: Fault, profile: str = "") -> str:
     backend, accelerator = (engine.backend, engine.accelerator) if engine else ("", "")
     # Without the engine itself, the build with the provider is the one to install.
     kind = "build" if fault.kind == "engine" and fault.provider in BUILDS else fault.kind
-    return REMEDIES[kind].format(
+    advice = REMEDIES[kind].format(
         backend=backend,
         accelerator=accelerator,
         profile=profile,
         build=build_of(fault.provider, accelerator),
         plugin=plugin_of(fault.provider),
     )
+    if kind in ("build", "plugin") and __file__.startswith(PACKAGED):
+        advice = advice.replace("in place of", "in front of")
+        advice = advice.replace("pip install ", f"sudo pip install --target {LOCAL} --no-deps ")
+    return advice

@@ -32,10 +32,11 @@ MAX_NAME = 120
 
 def imported(module: str, *packages: str) -> dict[str, object]:
     """What is installed of `packages`, and what `module` says of itself once it is imported."""
-    versions = {}
+    found = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.distribution(package)
+    versions = {package: one.version for package, one in found.items()}
     answer: dict[str, object] = {"versions": versions}
     try:
         loaded = importlib.import_module(module)
@@ -47,12 +48,25 @@ def imported(module: str, *packages: str) -> dict[str, object]:
     except Exception as reason:
         answer["broken"] = f"{type(reason).__name__}: {reason}"
         return answer
+    beside = {package: one.version for package, one in found.items() if _beside(one, module)}
+    answer["versions"] = beside or versions
     providers: list[object] = getattr(loaded, "get_available_providers", list)()
     return {
         **answer,
         "version": str(getattr(loaded, "__version__", "")),
         "providers": [str(name) for name in providers],
     }
+
+
+def _beside(package: importlib.metadata.Distribution, module: str) -> bool:
+    """Whether a package lies in the folder that `module` came from.
+
+    One in a folder further back is not what runs: a board's own build of an engine stands in front
+    of the one that the agent's package brings.
+    """
+    places = getattr(sys.modules[module.partition(".")[0]], "__path__", ())
+    home = os.path.realpath(str(package.locate_file("")))
+    return home in {os.path.realpath(os.path.dirname(place)) for place in places}
 
 
 def library(path: str, symbol: str) -> dict[str, object]:
