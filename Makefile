@@ -17,12 +17,17 @@ TARGETS := vela qnn openvino
 # What is judged by ruff and mypy: whatever of this is in the checkout.
 SOURCES := $(wildcard edge_runtime converters examples benchmarks tests)
 
+# The builder of packages, whose modules stand by themselves: a folder that is called as a project on
+# the index must not become a package.
+DEB := packaging/deb
+
 # Options of yours: make demo DEMO_ARGS=--quick, make test PYTEST_ARGS="-k bundle" SYSTEM=0,
 # PIP_ARGS="--index-url …" for a package index of your own.
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 RELIABILITY_ARGS ?=
 BOARD_ARGS ?=
+DEB_ARGS ?=
 PYTEST_ARGS ?=
 SYSTEM ?= 1
 export PYTEST_ARGS PIP_ARGS SYSTEM
@@ -32,8 +37,8 @@ export ORT_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE := 1
 
 .NOTPARALLEL:
-.PHONY: help demo test check style format bench reliability board-powercut setup setup-devices \
-    setup-tensorflow setup-targets setup-broker clean distclean
+.PHONY: help demo test test-system check style format bench reliability board-powercut board deb deb-locks setup setup-devices \
+    setup-tensorflow setup-targets setup-broker docs setup-docs clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,21 +49,26 @@ demo: setup ## the product's main job on a real model and real text
 test: setup style setup-devices setup-tensorflow setup-targets setup-broker ## set up, style, and every test on every Python found
 	@$(DEV)/test.sh
 
+test-system: setup setup-broker deb ## systemd in containers, a whole emulated ARM64 board: an hour or more
+	@EDGE_SYSTEM=1 EDGE_ALL_HERE=1 $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
+	    -m "machine or full" tests/system
+
 check: style ## the quick one: style, then the unit tests
 	@$(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) tests/unit
 
 style: setup ## style, types, layers: all of them, then fail if one did
 	@failed=; \
 	judge() { echo "== $$*"; "$(VENV)/bin/$$@" || failed=1; }; \
-	judge ruff check --quiet $(SOURCES); \
-	judge ruff format --quiet --check $(SOURCES); \
+	judge ruff check --quiet $(SOURCES) $(DEB); \
+	judge ruff format --quiet --check $(SOURCES) $(DEB); \
 	judge mypy $(SOURCES); \
+	MYPYPATH=$(DEB) judge mypy $(DEB); \
 	judge lint-imports --no-logo --config pyproject.toml; \
 	[[ -z $$failed ]]
 
 format: setup ## put the source in shape
-	@$(PYTHON) -m ruff check --fix --quiet $(SOURCES) || true
-	@$(PYTHON) -m ruff format $(SOURCES)
+	@$(PYTHON) -m ruff check --fix --quiet $(SOURCES) $(DEB) || true
+	@$(PYTHON) -m ruff format $(SOURCES) $(DEB)
 
 bench: setup ## measure against the numbers to reach and against peers
 	@$(PYTHON) -m benchmarks.run $(BENCH_ARGS)
@@ -68,6 +78,19 @@ reliability: setup setup-broker ## put faults of every kind into updates, count,
 
 board-powercut: setup setup-broker ## cut the power of an emulated ARM64 board in updates, count
 	@$(PYTHON) -m tests.board.powercut --write $(BOARD_ARGS)
+
+board: setup setup-broker ## flash, boot, update and cut a whole emulated ARM64 board (after `make deb`)
+	@$(PYTHON) -m tests.board.whole --write $(BOARD_ARGS)
+
+docs: setup-docs ## the documentation as a site, in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	@echo "build/site/index.html: open it in a browser, or copy build/site to any web server"
+
+deb: setup ## Debian packages of the agent for all boards, in dist/
+	@$(PYTHON) $(DEB)/build.py $(DEB_ARGS)
+
+deb-locks: setup ## choose the packages' wheels anew, from pyproject.toml and constraints/
+	@$(PYTHON) $(DEB)/locks.py $(DEB_ARGS)
 
 setup: ## only set up .venv
 	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
@@ -91,6 +114,11 @@ setup-tensorflow: ## set up .venv-tensorflow, where Keras models and SavedModels
 	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
 	    echo "make: no Python 3.11 to 3.13 with venv was found; install one" >&2; exit 1; }; \
 	$(DEV)/make-venv.sh .venv-tensorflow "$$python" keras constraints/tensorflow.txt
+
+setup-docs:
+	@python=$$($(DEV)/find-python.sh 3.11 3.12 3.13) || { \
+	    echo "make: no Python 3.11 to 3.13 with venv was found; install one" >&2; exit 1; }; \
+	$(DEV)/make-venv.sh .venv-docs "$$python" docs constraints/docs.txt
 
 setup-targets: setup ## set up .venv-targets: the vendors' tools that `make test` asks
 	@EDGE_TARGETS=$${EDGE_TARGETS:-$(CURDIR)/.venv-targets} $(PYTHON) -m converters.cli setup-target $(TARGETS)

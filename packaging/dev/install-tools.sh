@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Try to have the tools that some tests need: strace, which puts the faults of `make reliability` into
 # system calls; espeak-ng and a font, of which the examples make sounds and pictures; a C compiler,
-# which makes a delegate that misbehaves in every way.
+# which makes a delegate that misbehaves in every way; systemd, which reads the units, and boots in
+# containers (not on this machine), whose trees mmdebstrap makes;
+# what images of boards are made of.
 #
 # Never fails. What cannot be installed is named in a line, and its tests are skipped.
 set -uo pipefail
@@ -10,13 +12,21 @@ set -uo pipefail
 have() {
     case $1 in
         libc6-dev) [[ -f /usr/include/stdio.h ]] ;;
+        mtools) command -v mcopy >/dev/null ;;
+        dosfstools) PATH=$PATH:/sbin:/usr/sbin command -v mkfs.vfat >/dev/null ;;
+        fdisk) PATH=$PATH:/sbin:/usr/sbin command -v sfdisk >/dev/null ;;
+        e2fsprogs) PATH=$PATH:/sbin:/usr/sbin command -v debugfs >/dev/null ;;
+        xz-utils) command -v xz >/dev/null ;;
+        systemd) command -v systemd-analyze >/dev/null ;;
+        systemd-container) command -v systemd-nspawn >/dev/null ;;
         fonts-*) [[ -f /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ]] ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
 
 missing=()
-for package in strace espeak-ng fonts-dejavu-core gcc libc6-dev; do
+for package in strace curl espeak-ng fonts-dejavu-core gcc libc6-dev systemd systemd-container mmdebstrap mtools dosfstools fdisk \
+    e2fsprogs xz-utils; do
     have "$package" || missing+=("$package")
 done
 [[ ${#missing[@]} -eq 0 ]] && exit 0
