@@ -22,19 +22,14 @@ CLEAN, REPAIRED = 0, 1
 """Exit codes of e2fsck."""
 
 
-class Disk:
-    """An ext4 file system with the files of `contents`, in `folder`."""
+class Logged:
+    """A disk image in `folder`, whose writes and flushes are logged while a board runs."""
 
-    def __init__(self, folder: Path, contents: Path) -> None:
-        self.image = folder / "data.img"
+    def __init__(self, folder: Path, image: Path) -> None:
+        self.image = image
         self._running = folder / "running.img"
         self._log = folder / "writes.log"
         self._look = folder / "look"
-        host.call(
-            "mke2fs", "-q", "-t", "ext4", "-m", "0", "-J", f"size={JOURNAL_MIB}",
-            "-E", "lazy_itable_init=0,lazy_journal_init=0",
-            "-d", contents, self.image, f"{SIZE_MIB}M",
-        )  # fmt: skip
 
     def attach(self) -> list[str]:
         """Options of the emulator for a disk with a cache that only a flush empties."""
@@ -55,6 +50,12 @@ class Disk:
         self._log.touch()
         return left
 
+    def keep(self) -> None:
+        """The board restarted by itself: nothing that it wrote is lost."""
+        self._running.replace(self.image)
+        self._log.unlink()
+        self._log.touch()
+
     def await_write(self, timeout_s: float) -> None:
         """Until the board writes something, or for so long."""
         end_s, before = time.monotonic() + timeout_s, self._log.stat().st_size
@@ -66,6 +67,26 @@ class Disk:
         """Writes and flushes since it was attached."""
         return count(self._log)
 
+    def settled(self, upto: int | None = None, random: Random | None = None) -> Path:
+        """A copy of the disk as it would be after a power cut now; for arguments see `look`."""
+        self._look.mkdir(exist_ok=True)
+        copy = self._look / "look.img"
+        _copy(self.image, copy)
+        settle(self._log, copy, random, upto)
+        return copy
+
+
+class Disk(Logged):
+    """An ext4 file system with the files of `contents`, in `folder`."""
+
+    def __init__(self, folder: Path, contents: Path) -> None:
+        super().__init__(folder, folder / "data.img")
+        host.call(
+            "mke2fs", "-q", "-t", "ext4", "-m", "0", "-J", f"size={JOURNAL_MIB}",
+            "-E", "lazy_itable_init=0,lazy_journal_init=0",
+            "-d", contents, self.image, f"{SIZE_MIB}M",
+        )  # fmt: skip
+
     def look(self, upto: int | None = None, random: Random | None = None) -> Path:
         """The disk's files, in a folder, as they would be after a power cut now.
 
@@ -76,10 +97,7 @@ class Disk:
         Raises:
             DeviceError: the file system is damaged, which no power cut may do.
         """
-        self._look.mkdir(exist_ok=True)
-        copy, files = self._look / "look.img", self._look / "files"
-        _copy(self.image, copy)
-        settle(self._log, copy, random, upto)
+        copy, files = self.settled(upto, random), self._look / "files"
         # First what the kernel does when it mounts, then a look at everything.
         host.call("e2fsck", "-p", copy, fine=(CLEAN, REPAIRED))
         host.call("e2fsck", "-f", "-n", copy)

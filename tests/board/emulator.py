@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -26,14 +26,14 @@ removal where it also keeps numbers of inodes, and e2fsck takes what is small fo
 REPLY_S = 30.0
 
 
-class Emulator:
-    """One board with `disk`; what it says on its console goes to files in `folder`."""
+class Machine:
+    """A board that is an emulator's process; what it says on its console goes to `folder`."""
 
-    def __init__(self, image: Image, disk: Disk, folder: Path) -> None:
-        self.disk = disk
+    memory_mib = MEMORY_MIB
+
+    def __init__(self, folder: Path) -> None:
         self.boots = 0
-        self._image = image
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._place = tempfile.TemporaryDirectory(prefix="board-")
         # The path of a socket has at most 107 bytes, so it is not in `folder`.
@@ -42,28 +42,24 @@ class Emulator:
     @property
     def console(self) -> Path:
         """Of the last boot."""
-        return self._folder / f"console-{self.boots:03}.log"
+        return self.folder / f"console-{self.boots:03}.log"
 
-    def power_on(self, *, in_1970: bool = False, told: Mapping[str, str] | None = None) -> None:
-        """Begin to boot. What it is `told` stands in the environment of its processes."""
+    def start(
+        self, kernel: Path, initrd: Path, words: str, devices: Sequence[str], *, in_1970: bool
+    ) -> None:
+        """Begin to boot, with these words on the kernel's command line."""
         self.boots += 1
-        words = ["console=ttyAMA0", "quiet", "panic=-1", "net.ifnames=0"]
-        words += [f"{name}={value}" for name, value in (told or {}).items()]
         command = [
             host.program("qemu-system-aarch64"), "-M", "virt", "-cpu", CPU, "-smp", str(CPUS),
-            "-m", str(MEMORY_MIB), "-accel", "tcg,thread=multi",
+            "-m", str(self.memory_mib), "-accel", "tcg,thread=multi",
             "-nodefaults", "-display", "none", "-no-reboot",
             "-serial", f"file:{self.console}",
             "-qmp", f"unix:{self._control},server=on,wait=off",
-            "-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd),
-            "-append", " ".join(words),
-            *_read_only("root", self._image.root), *_read_only("code", self._image.code),
-            *self.disk.attach(),
-            "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=",
+            "-kernel", str(kernel), "-initrd", str(initrd), "-append", words, *devices,
         ]  # fmt: skip
         if in_1970:
             command += ["-rtc", f"base={BEGINNING_OF_TIME}"]
-        with (self._folder / "emulator.log").open("ab") as log:
+        with (self.folder / "emulator.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -106,6 +102,28 @@ class Emulator:
         """Power off for good."""
         self.power_cut()
         self._place.cleanup()
+
+
+class Emulator(Machine):
+    """The board of the power cuts, with `disk`."""
+
+    def __init__(self, image: Image, disk: Disk, folder: Path) -> None:
+        super().__init__(folder)
+        self.disk = disk
+        self._image = image
+
+    def power_on(self, *, in_1970: bool = False, told: Mapping[str, str] | None = None) -> None:
+        """Begin to boot. What it is `told` stands in the environment of its processes."""
+        words = ["console=ttyAMA0", "quiet", "panic=-1", "net.ifnames=0"]
+        words += [f"{name}={value}" for name, value in (told or {}).items()]
+        devices = [
+            *_read_only("root", self._image.root), *_read_only("code", self._image.code),
+            *self.disk.attach(),
+            "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=",
+        ]  # fmt: skip
+        self.start(
+            self._image.kernel, self._image.initrd, " ".join(words), devices, in_1970=in_1970
+        )
 
 
 def _read_only(name: str, image: Path) -> list[str]:

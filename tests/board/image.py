@@ -15,16 +15,19 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import tomllib
 
 from edge_runtime.errors import DeviceError
 from tests.board import host
 from tests.board.cpio import initramfs
 from tests.board.modules import in_order
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST = Path(__file__).with_name("guest")
@@ -95,13 +98,7 @@ def _key() -> str:
 
 def _common(made: Path, tree: Path, say: SAID, mirror: str) -> None:
     say(f"Debian {SUITE} for arm64")
-    packed = tree.with_suffix(".tar")
-    host.call(
-        "mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64",
-        f"--include={','.join(PACKAGES)}", SUITE, packed, mirror,
-    )  # fmt: skip
-    _unpack(packed, tree)
-    packed.unlink()
+    unpacked(tree, SUITE, PACKAGES, mirror)
     (kernel,) = (tree / "boot").glob("vmlinuz-*")
     shutil.copyfile(kernel, made / "kernel")
     say("kernel modules and the first file system")
@@ -121,11 +118,22 @@ def _common(made: Path, tree: Path, say: SAID, mirror: str) -> None:
     say("byte code")
     _compile(tree, "/")
     say("the root disk")
-    size_mib = (_size(tree) >> 20) * 5 // 4 + 32
+    size_mib = (tree_size(tree) >> 20) * 5 // 4 + 32
     host.call(
         "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree,
         made / "root.img", f"{size_mib}M",
     )  # fmt: skip
+
+
+def unpacked(tree: Path, suite: str, packages: Sequence[str], mirror: str) -> None:
+    """Debian's packages for arm64 and all that they need, as `tree`; nothing is configured."""
+    packed = tree.with_suffix(".tar")
+    host.call(
+        "mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64",
+        f"--include={','.join(packages)}", suite, packed, mirror,
+    )  # fmt: skip
+    _unpack(packed, tree)
+    packed.unlink()
 
 
 def _unpack(packed: Path, tree: Path) -> None:
@@ -205,5 +213,6 @@ def _link(path: Path, aim: str) -> None:
     path.symlink_to(aim)
 
 
-def _size(tree: Path) -> int:
+def tree_size(tree: Path) -> int:
+    """What it takes on this disk, in bytes."""
     return sum(path.lstat().st_blocks * 512 for path in tree.rglob("*"))
