@@ -51,7 +51,7 @@ test: setup style setup-devices setup-tensorflow setup-targets setup-broker ## s
 
 test-system: setup setup-broker deb ## systemd in containers, a whole emulated ARM64 board: an hour or more
 	@EDGE_SYSTEM=1 EDGE_ALL_HERE=1 $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
-	    -m "machine or full" tests/system
+	    -m "machine or full" tests/system tests/packaging
 
 check: style ## the quick one: style, then the unit tests
 	@$(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) tests/unit

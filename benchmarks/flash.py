@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _image(folder: Path, image_gb: float, content_gb: float) -> tuple[Path, int]:
     """As Raspberry Pi OS: so full that it must grow."""
+    (folder / "desk").write_text("one block\n")
     root = images.tree(
         folder / "root", "bookworm", "usr/lib/raspberrypi-sys-mods/init_config",
         "usr/sbin/NetworkManager", "etc/NetworkManager/NetworkManager.conf",
@@ -90,17 +92,14 @@ def _image(folder: Path, image_gb: float, content_gb: float) -> tuple[Path, int]
     image = images.mbr_image(
         folder / "image.img", root, {"cmdline.txt": images.CMDLINE}, root_mib
     )  # fmt: skip
-    # What is free is filled, so that growing is part of what is measured.
-    start = f"{image}?offset={(4 + images.BOOT_MIB) * images.MIB}"
-    free_mib = root_mib - total // images.MIB
-    filler = folder / "filler"
-    with filler.open("wb") as file:
-        file.truncate(max(1, free_mib * 8 // 10) * images.MIB)
-        file.seek(-1, os.SEEK_END)
-        file.write(b"x")
-    images.run("debugfs", "-w", "-R", f"write {filler} /filler", start)
+    # What is free is given to a file, so that growing is part of what is measured.
+    drive = f"{image}?offset={(4 + images.BOOT_MIB) * images.MIB}"
+    blocks = int(
+        re.findall(r"Free blocks: +([0-9]+)", images.run("debugfs", "-R", "stats", drive))[0]
+    )
+    images.run("debugfs", "-w", "-R", f"write {folder / 'desk'} /filler", drive)
+    images.run("debugfs", "-w", "-R", f"fallocate /filler 1 {blocks - 8192}", drive)
     shutil.rmtree(root)
-    filler.unlink()
     return image, total
 
 

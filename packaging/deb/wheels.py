@@ -57,6 +57,8 @@ DROPPED = {
     "onnxruntime/capi/libonnxruntime.so*": "for programs in C: the Python module has all of it",
     "ai_edge_litert/aot/*": "the compiler of the host",
     "ai_edge_litert/tools/*": "tools of the host",
+    "ai_edge_litert/*_pb2.py": "for protobuf, which is not here",
+    "ai_edge_litert/schema_py_generated.py": "for flatbuffers, which is not here",
     "ai_edge_litert/libLiteRtWebGpuAccelerator.so": "a GPU in browsers' terms: no profile has one",
     "ai_edge_litert/vendors/*": "for compiled models and their SDKs; the agent runs delegates",
     "securesystemslib/_vendor/ed25519/test_data/*": "tests",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import os
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,8 @@ def _remembered(segment: bytes, cache: Path) -> bytes:
     path = cache / f"{known}.xz"
     if not path.exists():
         packed = lzma.compress(segment, lzma.FORMAT_XZ, lzma.CHECK_CRC32, PRESET)
-        passing = path.with_suffix(f".{os.getpid()}.new")
+        # Another build, or an equal segment of this one, may be at it too.
+        passing = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.new")
         passing.write_bytes(packed)
         passing.replace(path)
     return path.read_bytes()

@@ -2,8 +2,8 @@
 # Try to have the tools that some tests need: strace, which puts the faults of `make reliability` into
 # system calls; espeak-ng and a font, of which the examples make sounds and pictures; a C compiler,
 # which makes a delegate that misbehaves in every way; systemd, which reads the units, and boots in
-# containers (not on this machine), whose trees mmdebstrap makes;
-# what images of boards are made of.
+# containers whose trees mmdebstrap makes (this machine goes on without it); what images of boards
+# are made of; gpg, which signs packages.
 #
 # Never fails. What cannot be installed is named in a line, and its tests are skipped.
 set -uo pipefail
@@ -26,7 +26,7 @@ have() {
 
 missing=()
 for package in strace curl espeak-ng fonts-dejavu-core gcc libc6-dev systemd systemd-container mmdebstrap mtools dosfstools fdisk \
-    e2fsprogs xz-utils; do
+    e2fsprogs xz-utils gpg gpg-agent; do
     have "$package" || missing+=("$package")
 done
 [[ ${#missing[@]} -eq 0 ]] && exit 0

@@ -36,10 +36,8 @@ selection=()
 suites=() missing=()
 
 # What machines start from is made meanwhile; its own tests make it where it is not there.
-prepare=
 if [[ ${SYSTEM:-1} != 0 ]]; then
     nice -n 5 .venv/bin/python -m tests.machine.prepare deb12 >"$logs/prepare" 2>&1 &
-    prepare=$!
 fi
 
 echo "== tests: the device's, on other Pythons; the converter's"
@@ -56,6 +54,7 @@ converters="the converter's on the host's Python"
 echo "-- $converters"
 EDGE_ALL_HERE=1 suite "$converters" .venv tests/converters
 wait
+[[ -f $logs/prepare ]] && cat "$logs/prepare"
 for name in ${suites[@]+"${suites[@]}"}; do
     echo "-- $name"
     cat "$logs/$name"

@@ -5,6 +5,7 @@ A package of the same sources is built once, and found again by their digest.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -48,8 +49,9 @@ def package(suite: str, version: str) -> Path:
     return made
 
 
+@functools.cache
 def _digest() -> str:
-    """Of everything that goes in, but the wheels, which are pinned there."""
+    """Of everything that goes in as it is now, but the wheels, which are pinned there."""
     found = hashlib.sha256()
     for path in _files():
         found.update(f"{path.relative_to(ROOT)}\n".encode())

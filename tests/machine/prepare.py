@@ -1,6 +1,6 @@
 """Make what machines of a suite start from, so that no test waits for it.
 
-python -m tests.machine.prepare deb12 [deb13 ...]
+Run as `python -m tests.machine.prepare deb12 deb13`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,19 @@ PACKAGES = (
 )  # fmt: skip
 LEFT_OUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 NETWORK = ("systemd-networkd.service", "systemd-networkd-wait-online.service")
+DOWNLOAD_S = 60
+MAX_KEYRING_BYTES = 1 << 20
 FORM = 1
 """Raised when trees are made in another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The keys of another distribution, out of a package of it that is known by its digest."""
+
+    url: str
+    sha256: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +48,21 @@ class Suite:
     codename: str
     mirror: str
     components: str = "main"
-    keyring: str = ""
+    keyring: Keyring | None = None
 
 
+UBUNTU = Keyring(
+    "http://archive.ubuntu.com/ubuntu/pool/main/u/ubuntu-keyring/ubuntu-keyring_2021.03.26_all.deb",
+    "0d0e7ed6b112f5d03eabf3c7eb01ebdacf9c57714b279e90495cfc58c8c4520f",
+    "usr/share/keyrings/ubuntu-archive-keyring.gpg",
+)
 SUITES = {
     suite.name: suite
     for suite in (
         Suite("deb12", "bookworm", "http://deb.debian.org/debian"),
         Suite("deb13", "trixie", "http://deb.debian.org/debian"),
         Suite(
-            "jammy", "jammy", "http://archive.ubuntu.com/ubuntu", "main,universe",
-            "/usr/share/keyrings/ubuntu-archive-keyring.gpg",
+            "jammy", "jammy", "http://archive.ubuntu.com/ubuntu", "main,universe", UBUNTU
         ),
     )
 }  # fmt: skip
@@ -80,21 +96,14 @@ def tree(name: str) -> Path:
     return made
 
 
-def why_not(name: str) -> str:
-    """Why this host can make no tree of a suite; empty where it can."""
-    keyring = SUITES[name].keyring
-    if keyring and not Path(keyring).is_file():
-        return f"{keyring} is not installed (ubuntu-keyring)"
-    return ""
-
-
 def _make(suite: Suite, folder: Path) -> None:
     enable = " ".join(NETWORK)
+    keyring = _unpacked(suite.keyring, folder.with_name("keyring")) if suite.keyring else None
     command = [
         "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory",
         f"--include={','.join(PACKAGES)}", f"--components={suite.components}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
-        *([f"--keyring={suite.keyring}"] if suite.keyring else []),
+        *([f"--keyring={keyring}"] if keyring else []),
         f'--customize-hook=chroot "$1" systemctl enable {enable}',
         suite.codename, str(folder), suite.mirror,
     ]  # fmt: skip
@@ -107,3 +116,20 @@ def _make(suite: Suite, folder: Path) -> None:
     # Every machine is another one, and has names of its own.
     (folder / "etc" / "machine-id").write_text("")
     (folder / "etc" / "resolv.conf").unlink(missing_ok=True)
+
+
+def _unpacked(keyring: Keyring, folder: Path) -> Path:
+    """The file with the keys, in `folder`."""
+    folder.mkdir()
+    package = folder / "keyring.deb"
+    try:
+        with urllib.request.urlopen(keyring.url, timeout=DOWNLOAD_S) as answer:
+            data = answer.read(MAX_KEYRING_BYTES)
+    except OSError as reason:
+        raise RuntimeError(f"{keyring.url}: {reason}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != keyring.sha256:
+        raise RuntimeError(f"{keyring.url}: sha256 {found}, expected {keyring.sha256}")
+    package.write_bytes(data)
+    subprocess.run(["dpkg-deb", "--extract", str(package), str(folder)], check=True)
+    return folder / keyring.path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.packaging.checkout import ARCH, LIBRARY, Checkout, wheel
@@ -71,6 +73,7 @@ def test_a_missing_lock_says_how_to_make_it(place: Checkout) -> None:
     assert "make it with locks.py" in refusal(place)
 
 
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed")
 def test_a_key_that_is_not_there_is_refused_before_anything_is_built(
     place: Checkout, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

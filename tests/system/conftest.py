@@ -26,6 +26,12 @@ def deb13() -> Iterator[Board]:
     yield from _board("deb13")
 
 
+@pytest.fixture(scope="session")
+def jammy() -> Iterator[Board]:
+    """Ubuntu 22.04, of which JetPack 6 is made."""
+    yield from _board("jammy")
+
+
 @pytest.fixture(scope="module")
 def agent(deb12: Board) -> Iterator[Service]:
     """One machine for a module: each test leaves it serving."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -68,20 +70,39 @@ def gone(agent: Service, pid: int) -> bool:
     return agent.pid != pid
 
 
-def test_what_takes_more_memory_than_it_may_is_ended_and_the_agent_serves_again(
+def test_a_worker_that_takes_more_memory_than_it_may_is_ended_and_the_agent_lives(
     agent: Service,
 ) -> None:
+    with memory(agent, 0.75) as cursor:
+        supervisor = agent.pid
+        wait_for("its end", lambda: "ended by signal SIGKILL" in agent.journal(cursor))
+        assert agent.api.call("GET", "/v2/health/live")[0] == 200
+        assert not agent.api.ready()
+        assert (agent.pid, agent.restarts) == (supervisor, 0)
+
+
+def test_where_memory_is_not_enough_for_anything_the_service_is_started_again_and_again(
+    agent: Service,
+) -> None:
+    with memory(agent, 0.5) as cursor:
+        wait_for("two restarts", lambda: agent.restarts >= 2)
+        assert "code=killed, status=9/KILL" in agent.journal(cursor)
+        assert agent.show("ActiveState") in ("active", "activating"), "it has given up"
+
+
+@contextlib.contextmanager
+def memory(agent: Service, share: float) -> Iterator[str]:
+    """Only so much of what it takes now; the journal's cursor. Afterwards it must serve again."""
     agent.restart()
     agent.wait_ready()
-    used = int(agent.show("MemoryCurrent"))
-    limit = used // 2
-    agent.drop_in("little", f"[Service]\nMemoryMax={limit}\nMemorySwapMax=0\n")
+    limit = int(int(agent.show("MemoryCurrent")) * share)
     cursor = agent.cursor()
-    agent.restart()
-    wait_for("the kernel's word", lambda: "oom" in agent.journal(cursor).lower() or agent.restarts)
-    time.sleep(5)
-    assert agent.show("ActiveState") in ("active", "activating"), "it has given up"
-    agent.undo("little")
+    agent.drop_in("little", f"[Service]\nMemoryMax={limit}\nMemorySwapMax=0\n")
+    try:
+        agent.restart()
+        yield cursor
+    finally:
+        agent.undo("little")
     agent.restart()
     agent.wait_ready()
     assert agent.api.answer(MODEL) == "1.0.0"

@@ -32,7 +32,8 @@ from tests.board.whole.machine import PiMachine
 from tests.reliability import state
 
 T = TypeVar("T")
-PATIENCE_S = 1800.0
+PATIENCE_S = 3600.0
+POLL_S = 0.2
 CUTS = ("fetching", "testing")
 SHARE_FETCHED = 0.4
 """Of the chunks, before the power goes in a fetch."""
@@ -255,7 +256,7 @@ class Story:
             if answer:
                 self._say(what)
                 return answer
-            time.sleep(0.1)
+            time.sleep(POLL_S)
         raise DeviceError(
             f"{what}: not within {PATIENCE_S:g} s; it reports {self.fleet.reported}; its console, "
             f"{self.machine.console}, ends in:\n{self.machine.last()[-TAIL:]}"
