@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ SOURCES = ("edge_runtime", "device_profiles", "packaging/deb", "packaging/system
 FIRST, SECOND = "0.1.0", "0.1.1"
 ARCH = "amd64"
 BUILD_S = 900
+KEPT = 4
 
 
 def package(suite: str, version: str) -> Path:
@@ -33,6 +35,8 @@ def package(suite: str, version: str) -> Path:
     made = folder / f"edge-agent_{version}+{suite}_{ARCH}.deb"
     if made.is_file():
         return made
+    if not given:
+        _forget_old(folder.parent)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as place:
         command = [
@@ -47,6 +51,14 @@ def package(suite: str, version: str) -> Path:
         (new,) = Path(place).glob("*.deb")
         new.rename(made)
     return made
+
+
+def _forget_old(cache: Path) -> None:
+    """Packages of earlier sources, but for a few that others may be using."""
+    if cache.is_dir():
+        found = sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime)
+        for folder in found[:-KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache
