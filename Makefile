@@ -79,7 +79,7 @@ reliability: setup setup-broker ## put faults of every kind into updates, count,
 board-powercut: setup setup-broker ## cut the power of an emulated ARM64 board in updates, count
 	@$(PYTHON) -m tests.board.powercut --write $(BOARD_ARGS)
 
-board: setup setup-broker ## flash, boot, update and cut a whole emulated ARM64 board (after `make deb`)
+board: setup setup-broker deb ## flash, boot, update and cut a whole emulated ARM64 board
 	@$(PYTHON) -m tests.board.whole --write $(BOARD_ARGS)
 
 docs: setup-docs ## the documentation as a site, in build/site; a broken link is an error

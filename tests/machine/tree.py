@@ -100,6 +100,8 @@ def _make(suite: Suite, folder: Path) -> None:
     enable = " ".join(NETWORK)
     keyring = _unpacked(suite.keyring, folder.with_name("keyring")) if suite.keyring else None
     command = [
+        # Mounts of its own: were it killed, those in the folder would stay, and be emptied with it.
+        "unshare", "--mount", "--propagation", "private",
         "mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory",
         f"--include={','.join(PACKAGES)}", f"--components={suite.components}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),

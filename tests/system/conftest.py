@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ pytest.register_assert_rewrite("tests.machine")
 from tests.machine import host  # noqa: E402
 from tests.machine.board import Board, board  # noqa: E402
 from tests.machine.service import Service  # noqa: E402
+from tests.machine.tree import tree  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +45,12 @@ def _board(suite: str) -> Iterator[Board]:
     reason = host.missing()
     if reason:
         pytest.skip(reason)
+    try:
+        tree(suite)
+    except RuntimeError as failed:
+        if os.environ.get("EDGE_SYSTEM") == "1":
+            raise
+        pytest.skip(f"no tree of a distribution can be had: {failed}")
     with board(suite) as made:
         yield made
 

@@ -159,7 +159,8 @@ def test_a_first_bundle_is_shown_to_the_service_and_to_nobody_else(
     assert stat.S_IMODE(system.first.stat().st_mode) == 0o700
     inside = system.first / "bundle" / "repository"
     assert (inside / "chunks" / "ab" / "abc").read_bytes() == b"chunk"
-    modes = {stat.S_IMODE(p.stat().st_mode) for p in (system.first / "bundle").rglob("*")}
+    shown = system.first / "bundle"
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in (shown, *shown.rglob("*"))}
     assert modes == {0o755, 0o644}
     assert not os.path.lexists(inside / "evil")
     lines = first.drop_in(system).read_text().splitlines()

@@ -63,7 +63,9 @@ def bring(source: Path, system: System) -> bool:
     with failing(beside):
         beside.parent.mkdir(parents=True, exist_ok=True)
         os.mkdir(beside, 0o700)
-        os.mkdir(beside / "bundle", 0o755)
+        os.mkdir(beside / "bundle")
+        # A first boot runs with a umask that takes everybody else's rights.
+        os.chmod(beside / "bundle", 0o755)
         _copy(source, beside / "bundle" / source.name)
         # All of it at once: file after file would take minutes on a memory card.
         os.sync()
