@@ -15,7 +15,10 @@ import pytest
 import edge_runtime.fleet.flash
 
 FOLDER = Path(edge_runtime.fleet.flash.__file__).parent
-PROGRAMS = ("dpkg", "edge-agent", "systemctl", "rm", "find", "sync", "grep", "cat")
+PROGRAMS = (
+    "dpkg", "dpkg-deb", "dpkg-query", "edge-agent",
+    "systemctl", "rm", "find", "sync", "grep", "cat",
+)  # fmt: skip
 STAND_IN = """#!/bin/sh
 name=${0##*/}
 count=$(/bin/cat "$STATE/count" 2>/dev/null || echo 0); count=$((count + 1))
@@ -30,6 +33,8 @@ echo "$count" >"$STATE/count"
         grep -q installed "$STATE/log" && [ -e "$EDGE_SEED/identity/device.key" ] || exit 3
         echo "setup $*" >>"$STATE/log"
         echo '{"ready": '"${READY:-true}"'}'; exit 1 ;;
+    dpkg-deb) echo 1 ;;
+    dpkg-query) grep -q installed "$STATE/log" || exit 1; printf 'install ok installed 1' ;;
     systemctl) echo multi-user.target ;;
     *) real=$(PATH=/usr/bin:/bin command -v "$name"); "$real" "$@" ;;
 esac )
@@ -102,6 +107,7 @@ def test_the_seed_stays_until_the_agent_is_ready(tmp_path: Path) -> None:
     assert board.boot() == 0
     assert not board.seed.exists()
     assert f"setup {board.seed}/identity --offline" in board.log
+    assert board.log.count("installed") == 1, "a second time would start the agent anew"
 
 
 def test_a_package_that_does_not_install_is_tried_again(tmp_path: Path) -> None:
