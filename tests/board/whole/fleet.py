@@ -42,6 +42,7 @@ start_timeout_s = 1500.0
 prove_timeout_s = 1200.0
 hang_s = 300.0
 [update]
+test_timeout_s = 2400.0
 trial_s = 20.0
 trial_slowdown = 1000.0
 """
