@@ -273,6 +273,34 @@ def _topics() -> Iterator[Attack]:
                      InputError if "\0" in text or not topic.isprintable() else None)  # fmt: skip
 
 
+def _enrolling() -> Iterator[Attack]:
+    """What whoever reaches the server of enrolments sends, and what a false server answers."""
+    for name, data, says in (
+        ("nothing", b"", "does not begin with edge1_"),
+        ("cut", b"edge1_AAAA", "was cut or mistyped"),
+        ("no text", b"\xff", "does not begin with edge1_"),
+        ("without end", b"edge1_" + b"A" * (1 << 20), "at most 4096"),
+    ):
+        yield Attack(name, "token", lambda data=data: data, says, InputError)
+    later = "install a newer edge-agent"
+    yield Attack("another format", "token", lambda: b"edge9_AAAA", later, IncompatibleError)
+    for parser, error in (("enroll-request", InputError), ("enroll-answer", UntrustedError)):
+        for name, data, says in (
+            ("nothing", b"", "not valid JSON"),
+            ("no text", b"\xff", "not valid JSON"),
+            ("a list", b"[]", "expected an object"),
+            ("empty", b"{}", "device is missing"),
+        ):
+            yield Attack(name, parser, lambda data=data: data, says, error)
+        newer = b'{"format":9}'
+        yield Attack(
+            "another format", parser, lambda data=newer: data, "format 9", IncompatibleError
+        )
+        large = b'{"device":"' + b"x" * (1 << 20) + b'"}'
+        yield Attack("without end", parser, lambda data=large: data, "at most", error)
+
+
 MESSAGE_ATTACKS: tuple[Attack, ...] = (
     *_general(), *_specific(), *_shown(), *_frames(), *_entries(), *_deltas(), *_topics(),
+    *_enrolling(),
 )  # fmt: skip
