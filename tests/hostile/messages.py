@@ -273,6 +273,10 @@ def _topics() -> Iterator[Attack]:
                      InputError if "\0" in text or not topic.isprintable() else None)  # fmt: skip
 
 
+def _of(data: bytes) -> Callable[[], bytes]:
+    return lambda: data
+
+
 def _enrolling() -> Iterator[Attack]:
     """What whoever reaches the server of enrolments sends, and what a false server answers."""
     for name, data, says in (
@@ -281,9 +285,9 @@ def _enrolling() -> Iterator[Attack]:
         ("no text", b"\xff", "does not begin with edge1_"),
         ("without end", b"edge1_" + b"A" * (1 << 20), "at most 4096"),
     ):
-        yield Attack(name, "token", lambda data=data: data, says, InputError)
+        yield Attack(name, "token", _of(data), says, InputError)
     later = "install a newer edge-agent"
-    yield Attack("another format", "token", lambda: b"edge9_AAAA", later, IncompatibleError)
+    yield Attack("another format", "token", _of(b"edge9_AAAA"), later, IncompatibleError)
     for parser, error in (("enroll-request", InputError), ("enroll-answer", UntrustedError)):
         for name, data, says in (
             ("nothing", b"", "not valid JSON"),
@@ -291,13 +295,11 @@ def _enrolling() -> Iterator[Attack]:
             ("a list", b"[]", "expected an object"),
             ("empty", b"{}", "device is missing"),
         ):
-            yield Attack(name, parser, lambda data=data: data, says, error)
+            yield Attack(name, parser, _of(data), says, error)
         newer = b'{"format":9}'
-        yield Attack(
-            "another format", parser, lambda data=newer: data, "format 9", IncompatibleError
-        )
+        yield Attack("another format", parser, _of(newer), "format 9", IncompatibleError)
         large = b'{"device":"' + b"x" * (1 << 20) + b'"}'
-        yield Attack("without end", parser, lambda data=large: data, "at most", error)
+        yield Attack("without end", parser, _of(large), "at most", error)
 
 
 MESSAGE_ATTACKS: tuple[Attack, ...] = (
