@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from edge_runtime.inference.ort_products import keep_exact
+
 CPU = "CPUExecutionProvider"
 
 
@@ -38,4 +40,5 @@ def open_session(model: bytes, *, extra_outputs: Sequence[str] = (), threads: in
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    keep_exact(options, model)
     return onnxruntime.InferenceSession(model, options, providers=[CPU])

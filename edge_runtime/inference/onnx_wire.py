@@ -26,7 +26,7 @@ _LEADS: dict[str, dict[int, str]] = {
     "sparse": {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {},
 }
-_GRAPH, _NODE, _OP_TYPE = 7, 1, 4
+_GRAPH, _NODE, _INPUT, _OP_TYPE = 7, 1, 1, 4
 _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14
 _MAX_DEPTH = 64
 _TAG_BITS = 32
@@ -64,6 +64,34 @@ def operators(model: bytes) -> list[str]:
         ]
     except (IndexError, ValueError):
         raise IncompatibleError("not a whole ONNX model") from None
+
+
+def nodes(model: bytes) -> list[tuple[str, int]]:
+    """Kind of operator and number of inputs of each node, those of subgraphs and functions too.
+
+    Raises:
+        IncompatibleError: as above.
+    """
+    try:
+        return list(_nodes(memoryview(model), "model", 0))
+    except (IndexError, ValueError):
+        raise IncompatibleError("not a whole ONNX model") from None
+
+
+def _nodes(data: memoryview, message: str, depth: int) -> Iterator[tuple[str, int]]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    kind, inputs = "", 0
+    for number, body in _records(data):
+        lead = _LEADS[message].get(number, _TENSOR)
+        if message == "node" and number == _OP_TYPE:
+            kind = bytes(body[:200]).decode("utf-8", "replace")
+        elif message == "node" and number == _INPUT:
+            inputs += 1
+        elif lead != _TENSOR:
+            yield from _nodes(body, lead, depth + 1)
+    if message == "node":
+        yield kind, inputs
 
 
 def _records(data: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -32,6 +32,7 @@ from edge_runtime.inference.backend import (
 from edge_runtime.inference.fixed import fixed_size
 from edge_runtime.inference.onnx_wire import external_tensors
 from edge_runtime.inference.ort_account import Watch
+from edge_runtime.inference.ort_products import EXACT, keep_exact
 from edge_runtime.inference.ort_providers import CPU, start
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
@@ -111,6 +112,8 @@ class OrtBackend:
 
         def settings() -> Any:
             made = _session_options(ort, options, variant)
+            if EXACT not in options.merged:
+                keep_exact(made, model)
             if watch is not None:
                 watch.prepare(made)
             return made

@@ -104,7 +104,7 @@ def test_a_session_is_fed_and_answers_in_float(scheme: str) -> None:
     found = answers(session)
     assert found.dtype == np.float32
     reference = answers_litert(litert_of("residual"), _images())
-    assert np.linalg.norm(found - reference) / np.linalg.norm(reference) < 0.06
+    assert np.linalg.norm(found - reference) / np.linalg.norm(reference) < 0.08
     session.close()
     with pytest.raises(RuntimeError, match="is closed"):
         session.run({"image": held_out()[0][:1]})
