@@ -75,7 +75,7 @@ class Story:
         self._made = made
         self._say = say
         self._random = Random(seed)
-        self._look = machine.folder / "look"
+        self._look = machine.folder / "state"
 
     @property
     def card(self) -> Card:
