@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Run every test in every environment that is set up, then say in a table how each one ended.
 #
-# The device's suites on the other Pythons run behind the converter's, since they mostly wait; then
-# everything else runs on the host's Python, alone, so that its clocks are its own.
+# Two things are done at a time: in front the converter's tests and the device's on the host's Python;
+# behind them the device's on the other Pythons, the packages' and the demo. Whole systems come last,
+# alone, so that their clocks are their own.
 # A device's Python that was not found is named, never passed over in silence; a suite that leaves no
 # exit code has failed. On the host nothing may be skipped but what is named in tests/conftest.py.
 #   SYSTEM=0       leave the tests out that need a real broker
@@ -14,10 +15,20 @@ export PATH="$PATH:/usr/sbin:/sbin" ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
+device=(tests/unit tests/contract tests/hostile tests/scenario)
+demo=tests/system/test_demo.py
+selection=()
+[[ ${SYSTEM:-1} == 0 ]] && selection=(-m "not system")
+
 # suite NAME FOLDER PYTEST-ARGUMENTS...: its output, exit code and last line go to files in $logs.
 suite() {
     local folder=$2 log=$logs/$1 begin=$SECONDS
     shift 2
+    if [[ ! -f $folder/.stamp ]]; then
+        echo "NOT RUN, no such interpreter was found" | tee "$log" >"$log.end"
+        echo 0 >"$log.code"
+        return
+    fi
     # shellcheck disable=SC2086  # PYTEST_ARGS is a list of words
     "$folder/bin/python" -m pytest -q -p no:cacheprovider ${PYTEST_ARGS:-} "$@" 2>&1 | tee "$log"
     local code=${PIPESTATUS[0]}
@@ -27,62 +38,49 @@ suite() {
     echo "$code" >"$log.code"
 }
 
-# Whether a device's environment is there; it is not where its Python was not found.
-found() { [[ -f $1/.stamp ]]; }
+host() { EDGE_ALL_HERE=1 suite "$1" .venv ${selection[@]+"${selection[@]}"} "${@:2}"; }
 
-device=(tests/unit tests/contract tests/hostile tests/scenario)
-selection=()
-[[ ${SYSTEM:-1} == 0 ]] && selection=(-m "not system")
-suites=() missing=()
+behind=("device on Python 3.10" "device on Python 3.13" "device with tflite-runtime"
+    "packages and the demo")
+front=("the converter's" "device on the host's Python")
+last="whole systems"
+
+echo "== tests: ${front[*]}; behind them: ${behind[*]}"
+{
+    suite "${behind[0]}" .venv-py310 "${device[@]}"
+    suite "${behind[1]}" .venv-py313 "${device[@]}"
+    suite "${behind[2]}" .venv-tflite tests/contract
+    host "${behind[3]}" tests/packaging "$demo"
+} >/dev/null &
 
 # What machines start from is made meanwhile; its own tests make it where it is not there.
 if [[ ${SYSTEM:-1} != 0 ]]; then
     nice -n 5 .venv/bin/python -m tests.machine.prepare deb12 >"$logs/prepare" 2>&1 &
 fi
 
-echo "== tests: the device's, on other Pythons; the converter's"
-for version in 3.10 3.13; do
-    name="device on Python $version" folder=.venv-py${version/./}
-    if found "$folder"; then
-        suites+=("$name")
-        suite "$name" "$folder" "${device[@]}" >/dev/null &
-    else
-        missing+=("$name")
-    fi
-done
-converters="the converter's on the host's Python"
-echo "-- $converters"
-EDGE_ALL_HERE=1 suite "$converters" .venv tests/converters
+echo "-- ${front[0]}"
+host "${front[0]}" tests/converters
+echo "-- ${front[1]}"
+host "${front[1]}" "${device[@]}"
 wait
 [[ -f $logs/prepare ]] && cat "$logs/prepare"
-for name in ${suites[@]+"${suites[@]}"}; do
+for name in "${behind[@]}"; do
     echo "-- $name"
     cat "$logs/$name"
 done
-suites+=("$converters")
 
-echo "== tests: contracts on tflite-runtime"
-name="device with tflite-runtime"
-if found .venv-tflite; then
-    suites+=("$name")
-    suite "$name" .venv-tflite tests/contract
-else
-    missing+=("$name")
+suites=("${behind[@]}" "${front[@]}")
+if [[ ${SYSTEM:-1} != 0 ]]; then
+    echo "-- $last"
+    host "$last" tests/system --ignore "$demo"
+    suites+=("$last")
 fi
-
-echo "== tests: everything else, on the host's Python"
-name="everything else on the host's Python"
-suites+=("$name")
-EDGE_ALL_HERE=1 suite "$name" .venv ${selection[@]+"${selection[@]}"} tests --ignore tests/converters
 
 echo "== summary"
 failed=0
 for name in "${suites[@]}"; do
     printf '   %s: %s\n' "$name" "$(cat "$logs/$name.end" 2>/dev/null || echo "ended early")"
     [[ $(cat "$logs/$name.code" 2>/dev/null) == 0 ]] || failed=1
-done
-for name in ${missing[@]+"${missing[@]}"}; do
-    printf '   %s: NOT RUN, no such interpreter was found\n' "$name"
 done
 if [[ $failed -ne 0 ]]; then
     echo "   FAILED"
