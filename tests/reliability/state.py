@@ -18,7 +18,7 @@ from edge_runtime.update.record import Record
 
 DIGEST = re.compile("[0-9a-f]{64}")
 LEAK = "leak: "
-KNOWN = {"chunks", "manifests", "journal.json", "lock", "reported.json", "spool", "trust"}
+KNOWN = {"agent", "chunks", "manifests", "journal.json", "lock", "reported.json", "spool", "trust"}
 """What a device keeps at the top of its state folder."""
 
 

@@ -53,7 +53,7 @@ def text(outcome: Outcome) -> str:
 def sentences(outcome: Outcome) -> list[str]:
     """What no table of seconds says."""
     found = [
-        f"{one.variant}: {one.metric} to the float reference, the lowest of {one.cases} golden "
+        f"The variant {one.variant}: {one.metric} to the float reference, the lowest of {one.cases} golden "
         f"vectors, {one.board:.5f} on the board and {one.host:.5f} on x86-64 (at least {one.floor} "
         f"is needed); the two differ by at most {one.gap:.2g} of the largest output."
         for one in outcome.agreements

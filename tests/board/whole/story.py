@@ -39,7 +39,8 @@ SHARE_FETCHED = 0.4
 """Of the chunks, before the power goes in a fetch."""
 SEED = "/var/lib/edge-agent-seed"
 SETTLED = ("running", "degraded")
-BOOTED_IN_1970 = 1971
+WOKE_IN_1970 = "setting system clock to 1970"
+"""As the kernel says it; what then finds a better time is the system's own."""
 TAIL = 2500
 SECRETS = (b"PRIVATE KEY", b"device_id", b"mqtts://")
 
@@ -151,7 +152,11 @@ class Story:
         version = self._until("an answer over MQTT, in 1970", self._answers)
         if version != "2.0.0":
             self._broken("1970", [f"{version} answers"])
-        self.outcome.facts["clock in 1970"] = self._until("its clock", self._date)
+        if WOKE_IN_1970 not in self.machine.said():
+            self._broken("1970", [f"the console does not say {WOKE_IN_1970!r}"])
+        self.outcome.facts["clock of the board that woke in 1970, once it served"] = self._until(
+            "its clock", self._date
+        )
 
     def cut(self, when: str, may_serve: set[str], *, at_rest: bool = False) -> None:
         """The power goes; a look at the card."""
