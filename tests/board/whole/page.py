@@ -54,8 +54,9 @@ def sentences(outcome: Outcome) -> list[str]:
     """What no table of seconds says."""
     found = [
         f"The variant {one.variant}: {one.metric} to the float reference, the lowest of "
-        f"{one.cases} golden vectors, {one.board:.5f} on the board and {one.host:.5f} on x86-64 (at least {one.floor} "
-        f"is needed); the two differ by at most {one.gap:.2g} of the largest output."
+        f"{one.cases} golden vectors, {one.board:.5f} on the board and {one.host:.5f} on x86-64 "
+        f"(at least {one.floor} is needed); the two differ by at most {one.gap:.2g} of the "
+        "largest output."
         for one in outcome.agreements
     ]
     found += [f"Power cut in {cut}." for cut in outcome.cuts]
