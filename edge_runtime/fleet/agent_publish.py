@@ -42,6 +42,9 @@ from edge_runtime.bundle.manifest import (
 from edge_runtime.errors import DeviceError, InputError, UntrustedError
 from edge_runtime.fields import encode_json
 
+PACKED = b"PK"
+"""What an .edge file begins with; a bundle may have any name."""
+
 
 def open_given(paths: Sequence[Path]) -> Reader:
     """A reader for one bundle, or for packages of the agent.
@@ -62,11 +65,14 @@ def open_given(paths: Sequence[Path]) -> Reader:
 
 
 def _is_package(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False  # A folder, or what `open_bundle` has a better sentence for.
+    """By its content. Raises InputError: there is nothing, or a .deb that is neither."""
+    if path.is_dir():
+        return False
+    with _opened(path) as file:
+        head = file.read(len(MAGIC))
+    if path.suffix == ".deb" and head != MAGIC and not head.startswith(PACKED):
+        raise InputError(f"{path}: is no Debian package")
+    return head == MAGIC
 
 
 class PackageReader:
@@ -80,7 +86,7 @@ class PackageReader:
     def __init__(self, packages: Sequence[Path]) -> None:
         found: dict[str, tuple[Path, About, float]] = {}
         for path in packages:
-            said, made_s = _look(path)
+            said, made_s = look(path)
             if said.platform in found:
                 raise InputError(f"{path}: is for {said.platform}, as {found[said.platform][0]} is")
             found[said.platform] = (path, said, made_s)
@@ -166,12 +172,20 @@ def _variant(of: str) -> Variant:
     )
 
 
-def _look(path: Path) -> tuple[About, float]:
-    """What a package is, and when it was made; all of it is looked through, as a device does."""
+def look(path: Path) -> tuple[About, float]:
+    """What a package is, and when it was made; all of it is looked through, as a device does.
+
+    Raises:
+        InputError: it is missing, or no package of the agent.
+        UntrustedError: it is damaged, or larger than a package may be.
+        IncompatibleError: it is compressed in a way that this software does not read.
+        DeviceError: it cannot be read.
+    """
     with _opened(path) as file:
         deb = Deb(file, str(path))
         said = about(deb)
-        if not any(entry.size_bytes for entry, _ in deb.walk(SITE)):
+        # A sum, for `any` would stop at the first file, and damage may lie behind it.
+        if not sum(entry.size_bytes for entry, _ in deb.walk(SITE)):
             raise InputError(f"{path}: has nothing in {SITE}")
         return said, deb.made_s
 
@@ -187,5 +201,7 @@ def _bytes(path: Path) -> bytes:
 def _opened(path: Path) -> BinaryIO:
     try:
         return open(path, "rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder") from None
     except OSError as reason:
         raise DeviceError(f"{path}: cannot be read ({reason.strerror})") from None

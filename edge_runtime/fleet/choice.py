@@ -133,8 +133,8 @@ def _demand(
     silent = [device.id for device, one in zip(devices, wanted, strict=True) if not one]
     if silent and len(published) > 1 and not alike:
         raise InputError(
-            f"{there}, and {_list(silent)} never reported a profile; say which with "
-            "--profile NAME; nothing was deployed"
+            f"{there}, and {_list(silent)} never reported which it is; say which of these, as in "
+            f"--profile {published[0]}; nothing was deployed"
         )
 
 

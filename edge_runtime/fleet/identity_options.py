@@ -100,8 +100,9 @@ def _broker(add: Add) -> None:
         "the broker's certificate, unless it names other hosts or ends within half a year; the\n"
         "operator's own is renewed likewise.",
         epilog="examples:\n"
-        "  edge-fleet broker --passphrase-file pass && mosquitto -c fleet/broker/mosquitto.conf\n"
-        "      on this machine\n"
+        "  edge-fleet broker --passphrase-file pass\n"
+        "  /usr/sbin/mosquitto -c fleet/broker/mosquitto.conf\n"
+        "      on this machine, the second in another terminal, without sudo\n"
         "  edge-fleet broker --host 10.0.0.7 --installed /etc/mosquitto \\\n"
         "      --data /var/lib/mosquitto --passphrase-file pass\n"
         "      for another one, whose /etc/mosquitto gets what is in fleet/broker",

@@ -69,7 +69,7 @@ def _broker(arguments: argparse.Namespace) -> int:
     names = ", ".join(made.hosts)
     show.line(
         f"wrote {plain(str(made.folder))} for {plain(names, 2000)}, port {made.port}; "
-        f"start it with mosquitto -c {plain(made.start)}"
+        f"start it with {mosquitto.PROGRAM} -c {plain(made.start)}"
     )
     if made.entry is not None:
         talk.say(f"{PROG}: the broker has a new certificate, {_good(made.entry)}")

@@ -3,7 +3,9 @@
 Who may do what is the table `RIGHTS`; the `acl` file is made of it. A user is whom the certificate
 names: a device by its id, or the operator. Every path in `mosquitto.conf` is absolute, because
 mosquitto takes others as relative to where it was started; `installed` says where the folder will
-lie. Only options that mosquitto knew in 2.0.11 and still takes are used.
+lie. Without it, root's mosquitto becomes the user who wrote the folder, for nobody else may read
+it; with it `mosquitto`, as Debian's does. Only options that mosquitto knew in 2.0.11 and still
+takes are used.
 
 Facts that the files rest on, all tried with mosquitto 2.0.11: a `pattern` line holds for every
 user, also after a `user` line; what no line allows is forbidden; SIGHUP reads certificates,
@@ -13,6 +15,8 @@ nothing else happens meanwhile.
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +34,8 @@ from edge_runtime.link.config import BrokerConfig
 CONFIG, ACL, CA, CRL, CERTIFICATE, KEY, DATA = (
     "mosquitto.conf", "acl", "ca.pem", "crl.pem", "broker.pem", "broker.key", "data"
 )  # fmt: skip
+PROGRAM = "/usr/sbin/mosquitto"
+"""Where it lies on Debian and others: no folder that a user's shell looks in."""
 READ, WRITE, BOTH = "read", "write", "readwrite"
 RIGHTS: tuple[tuple[Role, str, str], ...] = (
     (Role.DEVICE, READ, "device/<id>/desired"),
@@ -134,7 +140,7 @@ def write(
     folder = home.broker if out is None else out
     place = installed or str(folder.resolve())
     store = data or f"{place}/{DATA}"
-    config = configuration(place, store, port, autosave_s)
+    config = configuration(place, store, port, autosave_s, "" if installed else _writer())
     rights = acl(settings.prefix)
 
     operator = renew_operator(home, passphrase, now=now)
@@ -187,8 +193,18 @@ ACL_HEADING = """\
 """
 
 
-def configuration(place: str, data: str, port: int, autosave_s: int) -> str:
+def _writer() -> str:
+    """Whom the files will belong to; empty where the user has no name, as in some containers."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return ""
+
+
+def configuration(place: str, data: str, port: int, autosave_s: int, user: str = "") -> str:
     """`mosquitto.conf` for a folder that lies at `place`.
+
+    `user` is whom root's mosquitto becomes; empty: whom it becomes by default.
 
     Raises:
         InputError: a path is not absolute or cannot stand there, or a number is out of range.
@@ -201,16 +217,25 @@ def configuration(place: str, data: str, port: int, autosave_s: int) -> str:
     if not 1 <= autosave_s <= MAX_AUTOSAVE_S:
         raise InputError(f"autosave is {autosave_s} s, expected 1..{MAX_AUTOSAVE_S}")
     return CONFIG_TEMPLATE.format(
-        place=place.rstrip("/"), data=data.rstrip("/"), port=port, autosave_s=autosave_s
+        program=PROGRAM,
+        place=place.rstrip("/"),
+        data=data.rstrip("/"),
+        port=port,
+        autosave_s=autosave_s,
+        user=USER_TEMPLATE.format(user=user) if user else "",
     )
 
 
+USER_TEMPLATE = """
+# Whom the files belong to. Root's mosquitto becomes this user; anybody else's takes no notice.
+user {user}
+"""
 CONFIG_TEMPLATE = """\
 # Written by `edge-fleet broker` for mosquitto 2.0.11 or newer, to be used as it is:
-#     mosquitto -c {place}/mosquitto.conf
+#     {program} -c {place}/mosquitto.conf
 # The files of its folder must be readable for the user that mosquitto runs as, and broker.key for
 # nobody else.
-
+{user}
 # Nobody without a certificate, and nothing that acl does not name.
 allow_anonymous false
 acl_file {place}/acl

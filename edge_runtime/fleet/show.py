@@ -77,9 +77,13 @@ def _cropped(text: Text) -> Text:
 
 
 def status_table(devices: Iterable[Device]) -> Table:
-    """One row for each device; with its agent where one of them can update itself."""
+    """One row for each device; with its agent where one can update itself, or is to."""
     devices = tuple(devices)
-    updatable = any(d.reported is not None and d.reported.agent is not None for d in devices)
+    updatable = any(
+        each is not None and each.agent is not None
+        for d in devices
+        for each in (d.reported, d.desired)
+    )
     heads = ["DEVICE", "ONLINE", "SERVING", "STATE", "ACCELERATOR", "TRUST"]
     table = _table(*heads, *(["AGENT"] if updatable else []), "WANTED")
     for device in devices:
@@ -132,19 +136,18 @@ def _accelerator(found: Accelerator | None) -> Text:
 
 def _agent(device: Device) -> Text:
     """Which agent it is, and how its own update stands where one is wanted."""
-    reported, text = device.reported, _cell()
-    if reported is None:
-        return text
-    text.append(plain(reported.agent_version, CELL))
-    desired, stands = device.desired, reported.agent
-    if desired is None or desired.agent is None or stands is None:
+    reported, desired, text = device.reported, device.desired, _cell()
+    if reported is not None:
+        text.append(plain(reported.agent_version, CELL))
+    if desired is None or desired.agent is None:
         return _cropped(text)
     found = agent_rollout.verdict(desired, reported)
     if found.outcome is not Outcome.SERVING:
         style = "red" if found.outcome is Outcome.REFUSED else "yellow"
         word = "refused" if found.outcome is Outcome.REFUSED else "not yet"
         version = desired.agent.release.version
-        text.append(f"; {word} {version}: {plain(found.reason, CELL)}", style)
+        text.append("; " if text else "")
+        text.append(f"{word} {version}: {plain(found.reason, CELL)}", style)
     return _cropped(text)
 
 

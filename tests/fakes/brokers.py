@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -112,15 +111,10 @@ def mosquitto(lines: Sequence[str] = ()) -> Iterator[BrokerProcess]:
 def written(folder: Path, port: int) -> Iterator[BrokerProcess]:
     """Mosquitto on the very files that `edge-fleet broker` wrote into `folder`, for `port`.
 
-    Root's mosquitto becomes a user of its own, as it does on a server: the files must be that
-    user's, and every folder above them open (`served_folder` makes one that is).
+    Root's mosquitto becomes the user who wrote them, who must be able to come there
+    (`served_folder` makes a folder that is open).
     """
     command = [_mosquitto(), "-c", str(folder / "mosquitto.conf")]
-    if os.geteuid() == 0:
-        names = {entry.pw_name: entry for entry in pwd.getpwall()}
-        user = names.get("mosquitto") or names["nobody"]
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, user.pw_uid, user.pw_gid)
     with tempfile.TemporaryDirectory(prefix="edge-mosquitto-") as logs:
         yield from _running(BrokerProcess(command, port, Path(logs, "log"), mqtt5=True))
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pwd
 import shutil
 import socket
 import ssl
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,6 +190,32 @@ def another() -> Iterator[Fleet]:
     """For tests that stop the broker, or take somebody's certificate."""
     with served_folder() as folder, Fleet(folder, autosave_s=1) as made:
         yield made
+
+
+@contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """Root, for a while, as another user; files belong to that one."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's mosquitto becomes another user")
+def test_roots_mosquitto_runs_on_the_files_of_the_user_who_wrote_them() -> None:
+    uid = pwd.getpwnam("nobody").pw_uid
+    with served_folder() as folder:
+        fleet = Fleet(folder)
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, uid, -1)
+        with acting_as(uid):
+            write(fleet.home, out=fleet.folder)
+        assert stat.S_IMODE((fleet.folder / "acl").stat().st_mode) == 0o600
+        with fleet:
+            fleet.client(OPERATOR).fence()
+            told = Path(f"/proc/{fleet.broker.pid}/status").read_text().split("Uid:")[1]
+            assert told.split()[:3] == [str(uid)] * 3
 
 
 # The matrix.
@@ -588,11 +616,16 @@ def test_what_is_retained_survives_a_kill(another: Fleet) -> None:
 
 
 def test_the_configuration_uses_nothing_that_mosquitto_grumbles_about(fleet: Fleet) -> None:
-    """A note or warning today is an option that is gone tomorrow. Two warnings are meant so."""
+    """A note or warning today is an option that is gone tomorrow. Two warnings are meant so.
+
+    A third is of these tests, where root runs them.
+    """
     words = ("Warning", "Error", "deprecated", "recommended", "Unknown")
     lines = [
         line
         for line in fleet.broker.log.read_text("utf-8").splitlines()
-        if any(word in line for word in words) and "OpenSSL" not in line
+        if any(word in line for word in words)
+        and "OpenSSL" not in line
+        and "should not be run as root" not in line
     ]
     assert [line for line in lines if "does not contain '%c' or '%u'" not in line] == []

@@ -103,6 +103,8 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path) -> N
     (newer, _) = packages(tmp_path, "0.3.0")
     other = tmp_path / "other.deb"
     other.write_bytes(debs.small(Package="curl"))
+    text = tmp_path / "text.deb"
+    text.write_text("text.\n")
     bundle = write_bundle(tmp_path / "bundle")[0]
     for paths, why in (
         ([one, one], "is for python3.11-aarch64, as"),
@@ -110,7 +112,10 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(tmp_path: Path) -> N
         ([one, bundle], "expected one bundle, or nothing but packages"),
         ([bundle, bundle], "expected one bundle"),
         ([other], "expected edge-agent"),
-        ([tmp_path / "none.deb"], "no such folder or .edge file"),
+        ([tmp_path / "none.deb"], "none.deb: no such file or folder"),
+        ([tmp_path / "none.deb", one], "none.deb: no such file or folder"),
+        ([text], "text.deb: is no Debian package"),
+        ([one, text], "text.deb: is no Debian package"),
     ):
         with pytest.raises(InputError, match=why):
             open_given(paths)
@@ -184,8 +189,12 @@ def test_a_board_gets_the_release_of_its_platform() -> None:
     assert chosen(Device("new"), AGENT, other, profile=JETSON) == (other,)
     with pytest.raises(InputError, match=r"d has profile python3\.11-aarch64"):
         chosen(device(stands()), other)
-    with pytest.raises(InputError, match="never reported a profile"):
+    with pytest.raises(InputError) as error:
         chosen(Device("new"), AGENT, other)
+    assert str(error.value) == (
+        f"release edge-agent==0.2.0: published for {JETSON}, {PI}, and new never reported which it "
+        f"is; say which of these, as in --profile {JETSON}; nothing was deployed"
+    )
 
 
 def test_an_agent_that_cannot_update_itself_is_named() -> None:
@@ -251,6 +260,15 @@ def test_what_is_reported_survives_the_wire_and_older_devices_are_read() -> None
     old = json.loads(to_bytes(report))
     del old["agent"]
     assert Reported.from_bytes(json.dumps(old).encode()).agent is None
+
+
+def test_status_shows_the_agent_that_a_board_never_seen_is_to_run() -> None:
+    console = Console(width=200, file=StringIO())
+    console.print(status_table([Device("new", desired=Desired(1, None, 0, DesiredAgent(AGENT)))]))
+    assert isinstance(console.file, StringIO)
+    heads, row = console.file.getvalue().splitlines()
+    assert heads.split()[6:] == ["AGENT", "WANTED"]
+    assert "not yet 0.2.0: it has not reported anything" in row
 
 
 def test_status_shows_the_agent_where_one_can_update_itself() -> None:

@@ -319,7 +319,7 @@ def test_nothing_is_deployed_where_one_device_can_have_none(
     run("publish", write_bundle(tmp_path / "pi", profile="raspberry-pi-5")[0])
     code, out, err = run(*command, "new")
     assert (code, out) == (1, "")
-    assert err.endswith("say which with --profile NAME; nothing was deployed\n")
+    assert err.endswith("as in --profile generic-x86_64; nothing was deployed\n")
     assert err.count("\n") == 1
     broker.pump()
     assert good.seen == other.seen == []
@@ -601,7 +601,7 @@ def test_a_bundle_that_is_missing_or_tampered_with_is_one_sentence(
 ) -> None:
     missing = tmp_path / "none.edge"
     assert run("publish", missing) == (
-        1, "", f"edge-fleet: bundle {missing}: no such folder or .edge file\n"
+        1, "", f"edge-fleet: {missing}: no such file or folder\n"
     )  # fmt: skip
     (bundle / "model.onnx").write_bytes(b"\0" * 200_000)
     code, out, err = run("publish", bundle)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import debs
 from tests.fakes.enrolling import Enrolling, enrolling
 from tests.fakes.homes import make_home
 
@@ -92,7 +93,7 @@ def board(tmp_path: Path) -> Iterator[Board]:
     dist = tmp_path / "dist"
     dist.mkdir()
     for name in (DEB12, JAMMY):
-        (dist / name).write_bytes(name.encode() * 1000)
+        (dist / name).write_bytes(debs.named(name))
     with enrolling(make_home(tmp_path / "fleet", now=None), packages=dist) as served:
         yield Board(served, tmp_path / "board")
 
@@ -107,7 +108,7 @@ def test_a_board_with_nothing_gets_the_package_for_it_and_hands_over_the_token(
     assert called[0].startswith("apt-get install -y -qq ")
     assert called[0].endswith(f"/{DEB12}")
     assert called[1:] == ["edge-agent setup --token - --force", "edge1_TOKEN"]
-    assert Path(f"{board.folder / 'log'}.deb").read_bytes() == DEB12.encode() * 1000
+    assert Path(f"{board.folder / 'log'}.deb").read_bytes() == debs.named(DEB12)
     assert "edge1_TOKEN" not in err
     assert not Path(called[0].split()[-1]).parent.exists(), "nothing is left behind"
 
@@ -183,7 +184,7 @@ def test_a_package_that_changed_on_the_way_is_refused(board: Board) -> None:
     packages = board.served.server.packages
     found = packages.find(DEB12)
     assert found is not None
-    found.path.write_bytes(b"another")
+    found.path.write_bytes(debs.named(DEB12, b"another"))
     code, err, called = board.run(script)
     assert (code, called) == (1, [])
     assert "arrived damaged" in err

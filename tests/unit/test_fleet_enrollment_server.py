@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ import pytest
 from edge_runtime.agent.setup.identity import read_identity
 from edge_runtime.agent.setup.token import enroll
 from edge_runtime.errors import InputError, TransferError, UntrustedError
+from edge_runtime.fleet.cli import main
 from edge_runtime.fleet.enrollment.place import place
 from edge_runtime.fleet.enrollment.script import Packages, order
 from edge_runtime.fleet.enrollment.server import Failures, Limits, network
@@ -36,6 +38,7 @@ from edge_runtime.messages.enrollment import (
     Token,
     refusal_of,
 )
+from tests.fakes import debs
 from tests.fakes.brokers import free_port
 from tests.fakes.enrolling import Enrolling, enrolling
 from tests.fakes.homes import make_home
@@ -302,7 +305,7 @@ def dist(tmp_path: Path) -> Path:
     folder = tmp_path / "dist"
     folder.mkdir()
     for name in (PACKAGE, "edge-agent_0.1.9+deb12_amd64.deb", "edge-agent_0.2.0+jammy_arm64.deb"):
-        (folder / name).write_bytes(name.encode() * 100)
+        (folder / name).write_bytes(debs.named(name))
     (folder / "secret.txt").write_text("x")
     (folder / "SHA256SUMS").write_text("x")
     return folder
@@ -319,8 +322,84 @@ def test_only_the_newest_package_for_each_board_is_handed_out(home: Home, dist: 
 
 
 def test_a_folder_without_packages_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no package such as"):
+    with pytest.raises(InputError, match="holds no whole package such as"):
         Packages(tmp_path)
+
+
+BAD: Mapping[str, tuple[bytes, str]] = {
+    "edge-agent_0.3.0+deb12_amd64.deb": (b"text.\n", "is no Debian package"),
+    "edge-agent_0.4.0+deb12_amd64.deb": (debs.named(PACKAGE)[:-10], "is cut off"),
+    "edge-agent_0.5.0+deb12_amd64.deb": (
+        debs.named(PACKAGE), "expected what its name says, found 0.2.0+deb12 for x86_64"
+    ),
+    "edge-agent-latest.deb": (b"", "expected a name such as edge-agent_0.2.0+deb12_arm64.deb"),
+}  # fmt: skip
+
+
+def test_what_is_no_whole_package_hides_no_good_one_and_is_told_once(
+    dist: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, (data, _) in BAD.items():
+        (dist / name).write_bytes(data)
+    packages = Packages(dist)
+    names = [PACKAGE, "edge-agent_0.2.0+jammy_arm64.deb"]
+    assert [one.path.name for one in packages.all()] == names
+    told = sorted(getattr(record, "reason", "") for record in caplog.records)
+    assert told == sorted(f"{dist / name}: {why}" for name, (_, why) in BAD.items())
+
+
+def test_a_package_with_damage_behind_its_first_file_is_passed_over(
+    dist: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = random.Random(7).randbytes(300_000)
+    data = bytearray(debs.named(PACKAGE, noise))
+    data[-100_000] ^= 1
+    (dist / PACKAGE).write_bytes(data)
+    kept = [one.version for one in Packages(dist).all() if one.arch == "amd64"]
+    assert kept == ["0.1.9+deb12"]
+    assert "is damaged" in str(getattr(caplog.records[0], "reason", ""))
+
+
+def test_a_package_that_is_mended_is_handed_out_again(dist: Path) -> None:
+    (dist / PACKAGE).write_bytes(b"half")
+    packages = Packages(dist)
+    assert packages.find(PACKAGE) is None
+    (dist / PACKAGE).write_bytes(debs.named(PACKAGE))
+    assert packages.find(PACKAGE) is not None
+
+
+def test_the_command_says_which_files_it_passes_over(
+    home: Home, dist: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FLEET_PASSPHRASE", "")
+    (dist / "edge-agent_0.3.0+deb12_amd64.deb").write_bytes(b"text.\n")
+    words = ["enroll-server", "--home", str(home.folder), "--packages", str(dist)]
+    assert main([*words, "--listen", f"127.0.0.1:{free_port()}", "--seconds", "0.01"]) == 0
+    err = capsys.readouterr().err
+    bad = dist / "edge-agent_0.3.0+deb12_amd64.deb"
+    said = f"edge-fleet: warning: package passed over: {bad}: is no Debian package\n"
+    assert err.count(said) == err.count("0.3.0") == 1
+    assert f"hands out {PACKAGE}" in err
+
+
+def test_a_port_that_was_said_for_another_run_is_warned_of(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_FLEET_PASSPHRASE", "")
+    words = ["enroll-server", "--home", str(home.folder), "--seconds", "0.01", "--listen"]
+
+    def told(port: int, *more: str) -> str:
+        assert main([*words, f"127.0.0.1:{port}", *more]) == 0
+        return capsys.readouterr().err
+
+    first, second = free_port(), free_port()
+    assert "warning" not in told(first, "--host", "fleet.example")
+    assert "warning" not in told(first)
+    assert (
+        f"warning: boards are told fleet.example:{first}, as --host said last time, but this "
+        f"listens on port {second}; say --host again" in told(second)
+    )
+    assert "warning" not in told(second, "--host", "fleet.example:443"), "it is said just now"
 
 
 def test_versions_are_ordered_as_dpkg_orders_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from datetime import timedelta
@@ -14,6 +15,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.fleet import identity_options, mosquitto
 from edge_runtime.fleet.ca import CertificateAuthority
 from edge_runtime.fleet.certificates import Role
+from edge_runtime.fleet.cli import main
 from edge_runtime.fleet.enroll import STATE_DIR, enroll, revoke_device
 from edge_runtime.fleet.home import Home
 from edge_runtime.fleet.mosquitto import RIGHTS, write
@@ -71,6 +73,37 @@ def test_the_brokers_key_and_rights_are_its_owners_alone(home: Home) -> None:
         assert stat.S_IMODE((home.broker / name).stat().st_mode) == 0o600
     for folder in (home.broker, home.broker / "data"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_where_root_starts_it_in_place_it_becomes_the_user_who_can_read_the_files(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(home, now=NOW)
+    owner = (home.broker / "acl").owner()
+    assert settings(home.broker / "mosquitto.conf")["user"] == owner
+    write(home, installed="/etc/mosquitto", now=NOW)
+    assert "user" not in settings(home.broker / "mosquitto.conf"), "the package's own, mosquitto"
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_001)
+    write(home, now=NOW)
+    assert "user" not in settings(home.broker / "mosquitto.conf"), "mosquitto wants a name"
+
+
+def test_the_command_that_starts_it_needs_no_path_of_roots(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["broker", "--home", str(home.folder)]) == 0
+    start = f"start it with /usr/sbin/mosquitto -c {home.broker / 'mosquitto.conf'}"
+    assert start in capsys.readouterr().out
+    assert f"#     {start.removeprefix('start it with ')}" in (
+        home.broker / "mosquitto.conf"
+    ).read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", ["broker.md", "raspberry-pi.md"])
+def test_the_pages_start_it_as_a_user_and_in_a_terminal_of_its_own(page: str) -> None:
+    text = (PAGE.parent / page).read_text("utf-8")
+    assert "\n```sh\n/usr/sbin/mosquitto -c fleet/broker/mosquitto.conf\n```\n" in text
+    assert "sudo mosquitto" not in text
 
 
 def test_the_folder_may_lie_elsewhere_on_the_brokers_machine(home: Home) -> None:

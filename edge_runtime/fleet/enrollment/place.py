@@ -12,6 +12,7 @@ import base64
 import contextlib
 import hashlib
 import ipaddress
+import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from edge_runtime.fleet.certificates import (
 from edge_runtime.fleet.home import Home, make_secret_folder, write_secret
 from edge_runtime.fleet.issued import utc
 from edge_runtime.messages.enrollment import DEFAULT_PORT, MAX_ADDRESSES, Address
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 MAX_FILE_BYTES = 64 << 10
@@ -78,6 +81,8 @@ def place(home: Home, given: Sequence[Address] = ()) -> Place:
 def take_place(home: Home, given: Sequence[Address], listen: Address) -> Place:
     """The same for the server itself, whose place is remembered for tokens. The caller holds it.
 
+    Warns where it is remembered at another port than the one that it listens on.
+
     Args:
         given: how boards reach it, as a person said; none: as a person said last, or else the
             address that it listens on, or what this machine seems to be called.
@@ -91,6 +96,12 @@ def take_place(home: Home, given: Sequence[Address], listen: Address) -> Place:
     if not said or not addresses:
         everywhere = listen.host in EVERYWHERE
         addresses, said = _guessed(listen.port) if everywhere else (listen,), False
+    elif not given and (elsewhere := [one for one in addresses if one.port != listen.port]):
+        log.warning(
+            "boards are told %s, as --host said last time, but this listens on port %d; say --host "
+            "again, unless that port leads here",
+            ", ".join(map(str, elsewhere)), listen.port,
+        )  # fmt: skip
     make_secret_folder(home.enrollment)
     texts = [str(address) for address in addresses]
     value = {"format": FORMAT, "addresses": texts, "said": said}

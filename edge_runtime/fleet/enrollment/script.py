@@ -2,30 +2,35 @@
 
 The script is `setup.sh` with the server's pin and the packages' digests put in. It came over a
 connection that was held to the pin, so a package that has the digest is the operator's, however it
-came. Only what a file name promises by its form is offered, and nothing else of the folder.
+came. Only a package that is whole, and what its file name promises, is offered; what else is called
+.deb is passed over with a warning, and nothing else of the folder is looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import logging
 import os
 import re
-import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime.errors import InputError
+from edge_runtime.bundle.agent_package import MACHINES
+from edge_runtime.errors import EdgeError, InputError
+from edge_runtime.fleet.agent_publish import look
 from edge_runtime.fleet.enrollment.place import Place
 from edge_runtime.messages.enrollment import Address
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(
     r"edge-agent_(?P<version>[0-9][A-Za-z0-9.~]*(?:-[A-Za-z0-9.~]+)*\+(?P<suite>[a-z0-9]+))"
     r"_(?P<arch>arm64|amd64)\.deb"
 )
 SUITES = "Debian 12 and 13 (Raspberry Pi OS, too) and Ubuntu 22.04 (JetPack 6)"
-MAX_PACKAGE_BYTES = 1 << 30
+EXAMPLE = "edge-agent_0.2.0+deb12_arm64.deb"
 _READ = 1 << 20
 
 
@@ -42,22 +47,22 @@ class Package:
 
 
 class Packages:
-    """The newest package for each suite and architecture in a folder; None: there are none.
+    """The newest whole package for each suite and architecture in a folder; None: there are none.
 
-    The folder may change while boards ask: it is looked at each time, and hashed when it changed.
+    The folder may change while boards ask: it is looked at each time, and a package is proved and
+    hashed when it changed. What is passed over is warned of, once.
 
     Raises:
-        InputError: the folder cannot be read, or holds no package.
+        InputError: the folder cannot be read, or holds no whole package.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._known: dict[tuple[str, int, int], str] = {}
+        self._known: dict[tuple[str, int, int], Package | None] = {}
         self._lock = threading.Lock()
         if folder is not None and not self.all():
             raise InputError(
-                f"{folder}: holds no package such as edge-agent_0.2.0+deb12_arm64.deb; "
-                "make some with `make deb`"
+                f"{folder}: holds no whole package such as {EXAMPLE}; make some with `make deb`"
             )
 
     def all(self) -> tuple[Package, ...]:
@@ -66,16 +71,16 @@ class Packages:
         if self._folder is None:
             return ()
         try:
-            names = sorted(os.listdir(self._folder))
+            names = [name for name in os.listdir(self._folder) if name.endswith(".deb")]
         except OSError as reason:
             raise InputError(f"{self._folder}: cannot be read ({reason.strerror})") from None
         with self._lock:
-            for name in names:
-                found = self._package(name)
-                if found is None:
+            for name in sorted(names, key=_order_of, reverse=True):
+                match = NAME.fullmatch(name)
+                if match is not None and (match["suite"], match["arch"]) in newest:
                     continue
-                other = newest.get((found.suite, found.arch))
-                if other is None or order(other.version) < order(found.version):
+                found = self._package(self._folder / name)
+                if found is not None:
                     newest[found.suite, found.arch] = found
         return tuple(newest[key] for key in sorted(newest))
 
@@ -83,23 +88,40 @@ class Packages:
         """The one that is offered under this name."""
         return next((one for one in self.all() if one.path.name == name), None)
 
-    def _package(self, name: str) -> Package | None:
-        assert self._folder is not None
-        match = NAME.fullmatch(name)
-        path = self._folder / name
-        if match is None:
-            return None
+    def _package(self, path: Path) -> Package | None:
+        """None: it is passed over."""
         try:
             found = path.stat()
-            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_PACKAGE_BYTES:
-                return None
-            key = (name, found.st_mtime_ns, found.st_size)
-            if key not in self._known:
-                self._known[key] = _sha256(path)
+            key = (path.name, found.st_mtime_ns, found.st_size)
         except OSError:
-            return None
-        digest = self._known[key]
-        return Package(path, match["version"], match["suite"], match["arch"], found.st_size, digest)
+            key = (path.name, 0, 0)
+        if key not in self._known:
+            try:
+                self._known[key] = _proved(path)
+            except (EdgeError, OSError) as reason:
+                log.warning("package passed over", extra={"reason": str(reason)})
+                self._known[key] = None
+        return self._known[key]
+
+
+def _proved(path: Path) -> Package:
+    """What is in `path`, all of which was read. Raises EdgeError, OSError: no good."""
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise InputError(f"{path}: expected a name such as {EXAMPLE}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no plain file")
+    said, _ = look(path)
+    machine = said.platform.rpartition("-")[2]
+    if (said.package, machine) != (match["version"], MACHINES[match["arch"]]):
+        raise InputError(f"{path}: expected what its name says, found {said.package} for {machine}")
+    size_bytes, digest = _measured(path)
+    return Package(path, match["version"], match["suite"], match["arch"], size_bytes, digest)
+
+
+def _order_of(name: str) -> tuple[tuple[int, int, str], ...]:
+    match = NAME.fullmatch(name)
+    return order(match["version"]) if match is not None else ()
 
 
 def order(version: str) -> tuple[tuple[int, int, str], ...]:
@@ -140,9 +162,11 @@ def _called(host: str, place: Place) -> Address:
         return place.addresses[0]
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _measured(path: Path) -> tuple[int, str]:
+    """Its bytes' number, and their SHA-256."""
+    digest, size_bytes = hashlib.sha256(), 0
     with open(path, "rb") as file:
         while piece := file.read(_READ):
             digest.update(piece)
-    return digest.hexdigest()
+            size_bytes += len(piece)
+    return size_bytes, digest.hexdigest()

@@ -128,7 +128,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     passphrase = reach.passphrase(arguments)()
     # Now, not when the first board comes: it would be refused for what is missing here.
     CertificateAuthority(home, passphrase).demand_usable()
-    packages = Packages(arguments.packages)
+    # Nothing is connected to: what is warned of from now on is never said twice.
+    arguments.warnings.connected = True
+    with talk.busy("looking through the packages"):
+        packages = Packages(arguments.packages)
     listen: Address = arguments.listen
     given = [Address.parse(host, listen.port) for host in arguments.host]
     with home.hold():
@@ -144,7 +147,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     server = EnrollmentServer(
         home, passphrase, (listen.host, listen.port), where, files, packages, tell
     )
-    arguments.warnings.connected = True
     with server:
         names = ", ".join(map(str, where.addresses))
         found = packages.all()
