@@ -106,9 +106,9 @@ def _image(folder: Path, image_gb: float, content_gb: float) -> tuple[Path, int]
 def _desk(folder: Path) -> None:
     now = datetime.now(timezone.utc)
     home = new_home(folder / "fleet", now, broker="mqtts://broker.example")
-    enroll(home, "press-7", "generic-x86_64", passphrase=PASSPHRASE)
+    enroll(home, "press-7", "generic-aarch64", passphrase=PASSPHRASE)
     files = {**FILES, "model.onnx": os.urandom(BUNDLE_BYTES)}
-    sign(home, write_bundle(folder / "bundle", files)[0], now)
+    sign(home, write_bundle(folder / "bundle", files, profile="generic-aarch64")[0], now)
     images.deb(folder / "dist", "deb12", payload=os.urandom(PACKAGE_BYTES))
 
 

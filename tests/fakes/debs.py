@@ -119,6 +119,12 @@ def changed(package: Path, version: str, more: Mapping[str, str]) -> bytes:
     return deb(members, control(version))
 
 
+def named(name: str, marker: bytes = b"") -> bytes:
+    """What a package of this file name promises: `edge-agent_0.2.0+deb12_arm64.deb`."""
+    _, version, arch = name.removesuffix(".deb").split("_")
+    return small(version.partition("+")[0], marker, Version=version, arch=arch)
+
+
 def small(version: str = "0.2.0", marker: bytes = b"", **more: str) -> bytes:
     """A package whose software is two files."""
     files = {

@@ -8,10 +8,12 @@ import lzma
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -27,11 +29,13 @@ from edge_runtime.fleet.enroll import enroll
 from edge_runtime.fleet.flash.partitions import Partition, read_table
 from edge_runtime.profile import load_profile
 from tests.fakes import images
+from tests.fakes.bundles import manifest_json
 from tests.fakes.trusted import PASSPHRASE, bundle, new_home, sign
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = "/var/lib/edge-agent-seed"
 NOBODY = 65534
+PROFILE = "generic-aarch64"
 KEY = "ssh-ed25519 " + "A" * 68 + " me@here"
 SECRET = "correct horse \\ staple"
 
@@ -50,15 +54,17 @@ class Desk:
         self.folder = folder
         now = datetime.now(timezone.utc)
         self.home = new_home(folder / "fleet", now, broker="mqtts://broker.example")
-        enroll(self.home, "press-7", "generic-x86_64", passphrase=PASSPHRASE)
-        sign(self.home, bundle(folder / "bundles"), now)
+        enroll(self.home, "press-7", PROFILE, passphrase=PASSPHRASE)
+        enroll(self.home, "desk-1", "generic-x86_64", passphrase=PASSPHRASE)
+        variants = [{**v, "needs": {}} for v in manifest_json()["variants"]]
+        sign(self.home, bundle(folder / "bundles", profile=PROFILE, variants=variants), now)
         for suite in ("deb12", "deb13", "jammy"):
             images.deb(folder / "dist", suite, payload=suite.encode() * 1000)
         (folder / "wifi").write_text(f"{SECRET}\n")
         (folder / "key.pub").write_text(f"{KEY}\n")
 
-    def flash(self, image: Path, *options: str, code: int = 0) -> dict[str, Any]:
-        """What it says as JSON; where it fails, its sentence as `said`."""
+    def start(self, image: Path, *options: str, tmp: str = "/var/tmp") -> subprocess.Popen[str]:
+        """The command, as nobody."""
         command = [
             sys.executable, "-m", "edge_runtime.fleet.cli", "flash", str(image),
             "--device", "press-7", "--json", *options,
@@ -67,24 +73,36 @@ class Desk:
             subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", self.folder], check=True)
             command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
                        "--no-new-privs", *command]  # fmt: skip
-        done = subprocess.run(
+        return subprocess.Popen(
             command,
             cwd=self.folder,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "TMPDIR": "/var/tmp"},
-            capture_output=True,
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "TMPDIR": tmp},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=280,
-            check=False,
         )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        left = [p.name for p in self.folder.iterdir() if p.name.endswith((".part", ".root"))]
-        assert left == []
+
+    def flash(
+        self, image: Path, *options: str, code: int = 0, tmp: str = "/var/tmp"
+    ) -> dict[str, Any]:
+        """What it says as JSON; where it fails, its sentence as `said`."""
+        with self.start(image, *options, tmp=tmp) as running:
+            try:
+                said, talk = running.communicate(timeout=280)
+            finally:
+                running.kill()
+        assert running.returncode == code, talk
+        assert "Traceback" not in talk
+        assert self.left() == []
         if code:
-            return {"said": done.stderr}
-        found = json.loads(done.stdout)
+            return {"said": talk}
+        found = json.loads(said)
         assert isinstance(found, dict)
         return found
+
+    def left(self) -> list[str]:
+        """Files of work that is not done."""
+        return [p.name for p in self.folder.iterdir() if p.name.endswith((".part", ".root"))]
 
 
 @pytest.fixture
@@ -342,6 +360,54 @@ def damage(descriptor: int, root: Partition) -> None:
     os.pwrite(descriptor, os.urandom(512 << 10), root.start_bytes + (256 << 10))
 
 
+def test_an_image_for_another_machine_than_the_profile_is_refused(desk: Desk) -> None:
+    image = images.trixie(desk.folder)
+    said = desk.flash(image, "--device", "desk-1", code=1)["said"]
+    assert "for aarch64, but desk-1 is enrolled as generic-x86_64, which is x86_64" in said
+
+
+def test_a_user_of_the_system_is_no_name_for_a_person(desk: Desk) -> None:
+    root = images.tree(desk.folder / "tree", "trixie")
+    (root / "etc/passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\ngames:x:5:60::/:/x\npi:x:1000:1000::/home/pi:/bin/sh\n"
+    )
+    image = images.mbr_image(desk.folder / "x.img", root, {})
+    for name in ("games", "root"):
+        said = desk.flash(image, "--user", name, "--ssh-key", "key.pub", code=1)["said"]
+        assert f"--user {name}: " in said
+        assert "take another name" in said
+    assert desk.flash(image, "--user", "pi", "--ssh-key", "key.pub")["user"] == "pi"
+
+
+def test_every_wrong_target_is_told_in_a_sentence(desk: Desk) -> None:
+    image = images.trixie(desk.folder)
+    (desk.folder / "plain").mkdir(mode=0o755)
+    for out, words in {
+        "/": "/: is a folder", "": ".: is a folder", "x" * 300: "x: cannot be made",
+        "/root/x/a.img": "/root/x/a.img: cannot be made", "/etc/a.img": "/etc: the image cannot",
+        str(image): "is the image that is read", "trixie.img/a.img": "trixie.img/a.img: cannot be",
+    }.items():  # fmt: skip
+        said = desk.flash(image, "--out", out, "--force", code=1)["said"]
+        assert words in said
+        assert said.strip().count("\n") == 0, said
+    assert read_table(image).partitions
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_lost_session_leaves_nothing_secret_behind(desk: Desk, number: int) -> None:
+    work = desk.folder / "work"
+    work.mkdir()
+    with desk.start(images.bookworm(desk.folder), *full(), tmp=str(work)) as running:
+        until = time.monotonic() + 60
+        while not list(work.glob("*/in-*")) and time.monotonic() < until:
+            time.sleep(0.002)
+        running.send_signal(number)
+        assert running.wait(60) == 128 + number
+    assert desk.left() == []
+    assert list(work.iterdir()) == []
+    assert not (desk.folder / "press-7.img").exists()
+
+
 # A card
 
 
@@ -370,6 +436,9 @@ def card(desk: Desk) -> Iterator[Path]:
 def test_a_card_is_written_and_read_back(desk: Desk, card: Path) -> None:
     image = images.bookworm(desk.folder)
     assert "built in" in desk.flash(image, "--to", str(card), code=1)["said"]
+    assert "is a disk; --to" in desk.flash(image, "--out", str(card), "--force", code=1)["said"]
+    said = desk.flash(image, "--to", str(card), "--force", code=1, tmp="/nope")["said"]
+    assert "/nope: no folder can be made in it" in said
     made = desk.flash(image, *full("--to", str(card), "--force"))
     with card.open("rb") as file:
         data = file.read(made["size_bytes"])
@@ -397,5 +466,5 @@ def test_a_card_that_is_too_small_is_told_before_it_is_touched(desk: Desk, card:
     before = hashlib.sha256(card.read_bytes()).hexdigest()
     image = images.bookworm(desk.folder, root_mib=120)
     said = desk.flash(image, "--to", str(card), "--force", code=1)["said"]
-    assert "which is all there is room for" in said
+    assert f"which is all there is room for on {card}" in said
     assert hashlib.sha256(card.read_bytes()).hexdigest() == before

@@ -31,8 +31,8 @@ class Kernel:
             path.write_text(text)
         (self.sys / "dev" / "block" / "8:17").symlink_to(self.part)
 
-    def find(self, path: str = "/dev/sdx", *, force: bool = False) -> Disk:
-        machine = Machine(self.sys, self.proc, lambda p: NUMBERS[p.name])
+    def find(self, path: str = "/dev/sdx", *, force: bool = False, mine: bool = True) -> Disk:
+        machine = Machine(self.sys, self.proc, lambda p: NUMBERS[p.name], lambda _: mine)
         return find_disk(Path(path), force=force, machine=machine)
 
 
@@ -92,6 +92,11 @@ def test_a_large_or_built_in_disk_needs_force(kernel: Kernel) -> None:
     (kernel.disk / "device").mkdir()
     (kernel.disk / "device" / "type").write_text("SD\n")
     kernel.find()
+
+
+def test_a_disk_that_may_not_be_written_is_told_before_the_work(kernel: Kernel) -> None:
+    with pytest.raises(InputError, match=r"/dev/sdx: you may not write it; run as root"):
+        kernel.find(force=True, mine=False)
 
 
 def test_a_file_is_no_disk(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ asked, beside the real rm, find and sync.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ PROGRAMS = (
     "dpkg", "dpkg-deb", "dpkg-query", "edge-agent",
     "systemctl", "rm", "find", "sync", "grep", "cat",
 )  # fmt: skip
+OF_USERS = ("id", "getent", "useradd", "usermod", "install", "hostname")
 STAND_IN = """#!/bin/sh
 name=${0##*/}
 count=$(/bin/cat "$STATE/count" 2>/dev/null || echo 0); count=$((count + 1))
@@ -36,6 +38,19 @@ echo "$count" >"$STATE/count"
     dpkg-deb) echo 1 ;;
     dpkg-query) grep -q installed "$STATE/log" || exit 1; printf 'install ok installed 1' ;;
     systemctl) echo multi-user.target ;;
+    # Of users and groups: a group is there as in every image, a user once it was added.
+    id) grep -q "^useradd" "$STATE/log" || exit 1; echo 44 ;;
+    getent)
+        case "$*" in
+            "group video") echo video:x:44: ;;
+            "passwd "*) echo "$2:x:1000:44::$STATE/home:/bin/bash" ;;
+            *) exit 2 ;;
+        esac ;;
+    useradd)
+        [ "$USERADD" = works ] || exit 9
+        case "$*" in *--gid*) ;; *video) exit 9 ;; esac
+        echo "useradd $*" >>"$STATE/log" ;;
+    usermod | install | hostname) echo "$name $*" >>"$STATE/log" ;;
     *) real=$(PATH=/usr/bin:/bin command -v "$name"); "$real" "$@" ;;
 esac )
 code=$?
@@ -53,7 +68,9 @@ class Board:
         shutil.copy(FOLDER / "firstboot.sh", self.seed)
         self.state.mkdir()
         self.programs.mkdir()
-        for name in PROGRAMS:
+        (folder / "etc" / "sudoers.d").mkdir(parents=True)
+        self.etc, self.useradd = folder / "etc", "works"
+        for name in (*PROGRAMS, *OF_USERS):
             (self.programs / name).write_text(STAND_IN)
             (self.programs / name).chmod(0o755)
 
@@ -67,16 +84,30 @@ class Board:
         environment = {
             "PATH": f"{self.programs}:/usr/bin:/bin", "EDGE_SEED": str(self.seed),
             "STATE": str(self.state), "CUT": str(cut), "AFTER": "yes" if after else "no",
-            "READY": "true" if ready else "false",
+            "READY": "true" if ready else "false", "EDGE_ETC": str(self.etc),
+            "USERADD": self.useradd,
         }  # fmt: skip
-        return subprocess.run(
+        done = subprocess.run(
             ["sh", script],
             env=environment,
             capture_output=True,
+            text=True,
             timeout=60,
             check=False,
             start_new_session=True,  # The cut is for the whole group.
-        ).returncode
+        )
+        self.said = done.stdout
+        return done.returncode
+
+    def expect(self, user: str) -> None:
+        """What the seed says of host and user."""
+        # A script that wrote elsewhere than it is told would rename the machine of these tests.
+        assert not re.search(
+            r"[ >\"]/etc/host|[ >\"]/etc/sudo", (self.seed / "firstboot.sh").read_text()
+        )
+        for name, text in {"hostname": "press-7", "user": user, "groups": "video sudo",
+                           "authorized_keys": "key"}.items():  # fmt: skip
+            (self.seed / name).write_text(f"{text}\n")
 
     @property
     def log(self) -> str:
@@ -118,6 +149,31 @@ def test_a_package_that_does_not_install_is_tried_again(tmp_path: Path) -> None:
     assert board.log == ""
     (tmp_path / "away").rename(package)
     assert board.boot() == 0
+
+
+def test_a_user_called_as_a_group_of_the_image_gets_that_group(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.expect("video")
+    assert board.boot() == 0
+    assert "useradd --create-home --shell /bin/bash --gid 44 video" in board.log
+    assert "user video may log in" in board.said
+    assert (board.etc / "hostname").read_text() == "press-7\n"
+    assert (board.etc / "sudoers.d" / "010_video-nopasswd").exists()
+    assert "setup setup" in board.log
+
+
+def test_a_user_who_cannot_be_added_does_not_keep_the_agent_from_coming(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.expect("ops")
+    board.useradd = "fails"
+    (board.etc / "hostname").mkdir()
+    assert board.boot() == 0
+    assert "TROUBLE: user ops could not be set up" in board.said
+    assert "TROUBLE: the host name could not be set" in board.said
+    assert "may log in with its key" not in board.said
+    assert not list((board.etc / "sudoers.d").iterdir())
+    assert "setup setup" in board.log
+    assert not board.seed.exists()
 
 
 def test_the_unit_waits_for_nothing_that_may_never_come() -> None:

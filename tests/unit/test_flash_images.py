@@ -5,20 +5,24 @@ from __future__ import annotations
 import binascii
 import gzip
 import lzma
+import os
 import struct
 import zipfile
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.errors import InputError
+from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fleet.flash import source
 from edge_runtime.fleet.flash.carve import carve, put_back
 from edge_runtime.fleet.flash.fat import Fat, is_fat
 from edge_runtime.fleet.flash.partitions import Partition, grow, read_table
 from edge_runtime.fleet.flash.source import unpack
 from edge_runtime.fleet.flash.superblock import is_ext, read_space
+from edge_runtime.fleet.flash.system import find_system
+from edge_runtime.fleet.flash.tools import IMAGE
 
 MIB = 1 << 20
 SECTORS = 64 * MIB // 512
@@ -140,6 +144,16 @@ def test_a_text_file_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x" * 4096)
     with pytest.raises(InputError, match="no partition table"):
         read_table(tmp_path / "a")
+
+
+def test_a_bad_image_is_called_as_its_owner_calls_it(tmp_path: Path) -> None:
+    (tmp_path / IMAGE).write_text("x" * 4096)
+    with pytest.raises(InputError, match=r"^pi\.img: no disk image"):
+        find_system(tmp_path, "pi.img")
+    image = mbr(tmp_path, (0x83, 2048, SECTORS - 2048))
+    table = read_table(image)
+    with pytest.raises(InputError, match=r"^pi\.img: \d+ bytes are more"):
+        grow(image, table, table.partitions[0], 1 << 41, "pi.img")
 
 
 def test_the_last_partition_grows_and_nothing_else_changes(tmp_path: Path) -> None:
@@ -320,6 +334,32 @@ def test_a_bomb_is_refused_when_it_exceeds_the_room(tmp_path: Path, name: str) -
     with pytest.raises(InputError, match=r"more than 8.4 MB \(8388608 bytes\)"):
         unpack(image, tmp_path / "out", 8 * MIB)
     assert (tmp_path / "out").stat().st_blocks == 0
+
+
+def test_the_card_that_is_too_small_is_named(tmp_path: Path) -> None:
+    image = packed(tmp_path)["a.img"]
+    with pytest.raises(InputError, match="all there is room for on /dev/sdx"):
+        unpack(image, tmp_path / "out", MIB, room="on /dev/sdx")
+
+
+def test_a_folder_that_is_full_is_named_and_not_the_image(tmp_path: Path) -> None:
+    image = packed(tmp_path)["a.img.xz"]
+    with pytest.raises(DeviceError, match=rf"^{tmp_path}/gone: the image cannot be written"):
+        unpack(image, tmp_path / "gone" / "out")
+    full = source._Target(tmp_path / "made")
+    full._file = FileIO("/dev/full", "wb")
+    with pytest.raises(DeviceError, match=rf"^{tmp_path}: .*No space left on device"):
+        full.write(b"x" * MIB)
+
+
+def test_an_image_is_a_file_and_nothing_waits_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    read, write = os.pipe()
+    for image in (tmp_path / "pipe", Path(f"/dev/fd/{read}"), tmp_path):
+        with pytest.raises(InputError, match=f"^{image}: .*expected a file"):
+            unpack(image, tmp_path / "out")
+    os.close(read)
+    os.close(write)
 
 
 def test_an_xz_that_wants_all_memory_is_refused(

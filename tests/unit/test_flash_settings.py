@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import signal
 import subprocess
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,8 +28,10 @@ from edge_runtime.fleet.flash.person import (
     read_keys,
     user_data,
 )
+from edge_runtime.fleet.flash.target import demand_target, ended_cleanly, making, scratch
 from edge_runtime.fleet.flash.wifi import Wifi, keyfile, netplan
 from edge_runtime.fleet.home import Home
+from edge_runtime.fleet.settings import EXPIRY_DAYS
 from edge_runtime.profile.toml import load_toml
 from tests.fakes.homes import NOW, make_home
 from tests.fakes.images import STOCK_USER_DATA, deb
@@ -88,6 +95,11 @@ def test_what_is_no_public_key_is_refused(tmp_path: Path, text: str) -> None:
         read_keys(tmp_path / "k")
 
 
+def test_nobody_may_log_in_as_root() -> None:
+    with pytest.raises(InputError, match="--user root: is the system's own user"):
+        Person("press-7", "root", (KEY,))
+
+
 # Wi-Fi.
 
 
@@ -113,6 +125,12 @@ def test_what_no_radio_could_use_is_refused_without_the_secret(
     with pytest.raises(InputError, match="expected") as why:
         Wifi(ssid, passphrase, country)
     assert passphrase not in str(why.value)
+
+
+def test_the_character_that_no_passphrase_has_is_counted_and_not_quoted() -> None:
+    with pytest.raises(InputError, match="character 5 of the passphrase") as why:
+        Wifi("Hall", "secrößt12345", "DE")
+    assert not re.search("secr|ö|ß|12345", str(why.value))
 
 
 # The package.
@@ -156,6 +174,29 @@ def test_a_damaged_package_is_refused(tmp_path: Path, spoil: object) -> None:
         read_package(path)
 
 
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.99])
+def test_a_package_that_is_cut_off_is_refused_wherever_it_is_cut(
+    tmp_path: Path, part: float
+) -> None:
+    path = deb(tmp_path, payload=os.urandom(20_000))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(InputError, match=r"^package .*\.deb: is cut off"):
+        find_package(path, "deb12", "arm64")
+    with pytest.raises(InputError, match="is cut off"):
+        find_package(None, "deb12", "arm64", tmp_path)
+
+
+def test_a_package_whose_files_are_damaged_is_refused(tmp_path: Path) -> None:
+    path = deb(tmp_path, payload=os.urandom(20_000))
+    data = bytearray(path.read_bytes())
+    data[-9_000:-8_000] = bytes(1000)
+    data[-19_000:-18_990] = b"\xff" * 10
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"^package .*: is damaged"):
+        read_package(path)
+
+
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
 def test_the_packages_of_these_tests_are_packages(tmp_path: Path) -> None:
     said = subprocess.run(["dpkg-deb", "-f", deb(tmp_path), "Version"], capture_output=True)
@@ -172,8 +213,8 @@ def home(tmp_path: Path) -> Home:
 
 def test_the_identity_is_the_enrolled_folder(home: Home) -> None:
     enroll(home, "press-7", PROFILE, now=NOW)
-    found = find_identity(home, "press-7")
-    assert found.profile == PROFILE
+    found = find_identity(home, "press-7", NOW)
+    assert (found.profile, found.arch) == (PROFILE, "x86_64")
     assert {path.name for path in found.files} == {
         "agent.toml", "root.json", "ca.pem", "device.pem", "device.key"
     }  # fmt: skip
@@ -193,13 +234,125 @@ def test_a_revoked_device_is_refused(home: Home) -> None:
     enroll(home, "press-7", PROFILE, now=NOW)
     revoke_device(home, "press-7", now=NOW)
     with pytest.raises(InputError, match=r"was revoked; enrol it anew: edge-fleet enroll press-7"):
-        find_identity(home, "press-7")
+        find_identity(home, "press-7", NOW)
 
 
 def test_a_folder_without_its_key_is_refused(home: Home) -> None:
     (enroll(home, "press-7", PROFILE, now=NOW).folder / "device.key").unlink()
     with pytest.raises(InputError, match=r"lacks device\.key"):
-        find_identity(home, "press-7")
+        find_identity(home, "press-7", NOW)
+
+
+def _of_another(name: str) -> Callable[[Path], object]:
+    return lambda folder: shutil.copy(folder.parent / "press-8" / name, folder / name)
+
+
+def _holds(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def _of_another_fleet(folder: Path) -> None:
+    other = make_home(folder.parent / "other")
+    shutil.copy(other.ca_certificate, folder / "ca.pem")
+
+
+def _without_signature(folder: Path) -> None:
+    text = (folder / "root.json").read_text()
+    (folder / "root.json").write_text(re.sub(r'"sig": *"..', '"sig": "00', text))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        pytest.param(_holds("device.key", b""), "device.key: not usable", id="no key"),
+        pytest.param(_holds("device.key", b"x" * 99), "device.key: not usable", id="garbage"),
+        pytest.param(_of_another("device.key"), "device.key: not usable", id="another's key"),
+        pytest.param(_holds("device.pem", b"x"), "device.pem: no certificate", id="no certificate"),
+        pytest.param(_holds("ca.pem", b""), "ca.pem: no certificate", id="no authority"),
+        pytest.param(_of_another_fleet, "is not of the authority", id="another authority"),
+        pytest.param(_holds("root.json", b""), "root.json: no metadata", id="no root"),
+        pytest.param(_holds("root.json", b"{}"), "root.json: no metadata", id="no root in it"),
+        pytest.param(_without_signature, "root.json: is not signed", id="unsigned root"),
+    ],
+)
+def test_an_identity_that_a_board_would_refuse_is_not_flashed(
+    home: Home, spoil: Callable[[Path], object], words: str
+) -> None:
+    folder = enroll(home, "press-7", PROFILE, now=NOW).folder
+    enroll(home, "press-8", PROFILE, now=NOW)
+    spoil(folder)
+    with pytest.raises(InputError, match=f"{words}.*; enrol it anew: edge-fleet enroll press-7"):
+        find_identity(home, "press-7", NOW)
+
+
+def test_the_certificate_of_another_board_or_another_time_is_not_flashed(home: Home) -> None:
+    folder = enroll(home, "press-7", PROFILE, now=NOW).folder
+    with pytest.raises(InputError, match=r"device\.pem: is good from 1970-.* to 2031-"):
+        find_identity(home, "press-7", NOW + timedelta(days=6 * 365))
+    other = enroll(home, "press-8", PROFILE, now=NOW).folder
+    for name in ("device.pem", "device.key"):
+        shutil.copy(other / name, folder / name)
+    with pytest.raises(InputError, match=r"device\.pem: is of press-8, expected press-7"):
+        find_identity(home, "press-7", NOW)
+
+
+# The file that is made.
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("/", "/: is a folder"), (".", r"\.: is a folder"), ("", r"\.: is a folder"),
+        ("/dev/null", "/dev/null: is a device or a pipe"), ("x" * 300, "x: cannot be made"),
+        ("a.img", r"a\.img: is the image that is read"), ("link.img", "is the image that is read"),
+        ("a.img/b.img", r"a\.img/b\.img: cannot be made \(Not a directory\)"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_or_the_image_itself_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.img").write_bytes(b"image")
+    Path("link.img").symlink_to("a.img")
+    with pytest.raises(InputError, match=words):
+        demand_target(Path(out), tmp_path / "a.img", force=True)
+    assert Path("a.img").read_bytes() == b"image"
+
+
+def test_a_file_that_is_there_is_replaced_with_force_only(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="exists; --force replaces it"):
+        demand_target(tmp_path / "out", tmp_path / "a.img", force=False)
+    demand_target(tmp_path / "out", tmp_path / "a.img", force=True)
+    demand_target(tmp_path / "new", tmp_path / "a.img", force=False)
+
+
+def test_a_name_or_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    long = "x" * 252  # There is room for the name, and none for that of the part.
+    with pytest.raises(DeviceError, match=f"{long}: cannot be made .File name too long"):
+        making(tmp_path / long).__enter__()
+    with pytest.raises(DeviceError, match=r"^/nope: no folder can be made in it .*TMPDIR"):
+        scratch("/nope").__enter__()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_lost_session_leaves_no_key_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        with ended_cleanly(), making(tmp_path / "a.img") as (part, folder):
+            for path in (part, folder / "in-1"):
+                path.write_text("secret")
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as end:
+        work()
+    assert end.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(
@@ -251,6 +404,22 @@ def test_a_bundle_that_is_not_signed_is_refused(tmp_path: Path) -> None:
         find_bundle(home, str(other), PROFILE, SIGNED)
     with pytest.raises(InputError, match=r"nothing\.edge"):
         find_bundle(home, "nothing.edge", PROFILE, SIGNED)
+
+
+def test_a_bundle_for_another_board_is_told_from_one_that_is_not_signed(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "fleet")
+    sign(home, bundle(tmp_path / "b"))
+    with pytest.raises(InputError, match=r"demo==1\.0\.0 for imx93: is signed for generic-x86_64"):
+        find_bundle(home, "demo==1.0.0", "imx93", SIGNED)
+
+
+def test_where_the_offline_keys_are_needed_the_advice_says_so(tmp_path: Path) -> None:
+    home = new_home(tmp_path / "fleet")
+    sign(home, bundle(tmp_path / "b"))
+    with pytest.raises(InputError, match=r"refresh --home \S+$"):
+        find_bundle(home, "demo==1.0.0", PROFILE, SIGNED + 31 * DAY)
+    with pytest.raises(InputError, match=r"refresh --home \S+ --passphrase-file FILE$"):
+        find_bundle(home, "demo==1.0.0", PROFILE, SIGNED + (EXPIRY_DAYS["targets"] + 1) * DAY)
 
 
 def test_metadata_that_has_expired_is_refused(tmp_path: Path) -> None:

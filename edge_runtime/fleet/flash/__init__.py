@@ -2,5 +2,6 @@
 
 Everything happens in a file, as any user: no mount, no loop device, no root. `image` says in which
 order; the other modules know one thing each: `source` (packed images), `partitions`, `fat`, `ext4`,
-`system` (which OS this is), `person`, `wifi`, `package`, `first_bundle`, `seed`, `disk` (the card).
+`system` (which OS this is), `identity`, `person`, `wifi`, `package`, `first_bundle`, `seed`,
+`target` (the file that is made), `disk` (the card).
 """

@@ -37,6 +37,9 @@ class Machine:
     proc: Path = Path("/proc")
     number: Callable[[Path], str] = field(default=lambda path: _number(path))
     """Of a block device, as 8:16. Raises OSError, InputError."""
+    may_write: Callable[[Path], bool] = field(
+        default=lambda path: os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ def find_disk(path: Path, *, force: bool, machine: Machine | None = None) -> Dis
             raise InputError(
                 f"{where}: is built in, no card or stick; if it really is the one, --force"
             )
+    if not machine.may_write(path):
+        raise InputError(_not_yours(path))
     return Disk(path, size_bytes)
 
 
@@ -170,14 +175,18 @@ def _opened(disk: Disk, flags: int) -> Iterator[int]:
         finally:
             os.close(descriptor)
     except PermissionError:
-        raise InputError(
-            f"{disk.path}: you may not write it; run as root (sudo -E edge-fleet …), or join the "
-            "group that may, usually disk"
-        ) from None
+        raise InputError(_not_yours(disk.path)) from None
     except OSError as reason:
         if reason.errno == errno.EBUSY:
             raise InputError(f"{disk.path}: is in use; unmount it first") from None
         raise DeviceError(f"{disk.path}: failed ({reason.strerror})") from None
+
+
+def _not_yours(path: Path) -> str:
+    return (
+        f"{plain(str(path))}: you may not write it; run as root (sudo -E edge-fleet …), or join "
+        "the group that may, usually disk"
+    )
 
 
 def _demand_unused(folder: Path, where: str, machine: Machine) -> None:

@@ -110,7 +110,9 @@ class Ext4:
                 raise DeviceError(f"{self.where}: cannot be grown: {last_words(ran.err)}")
             put_back(carved, self._folder / IMAGE, partition)
         except OSError as reason:
-            raise DeviceError(f"{self.where}: cannot be grown ({reason.strerror})") from None
+            raise DeviceError(
+                f"{self.where}: cannot be grown in {plain(str(carved.parent))} ({reason.strerror})"
+            ) from None
         finally:
             copy.unlink()
             carved.unlink(missing_ok=True)

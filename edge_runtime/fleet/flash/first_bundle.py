@@ -21,6 +21,7 @@ from edge_runtime.fields import Json
 from edge_runtime.fleet.authority import Authority
 from edge_runtime.fleet.home import Home
 from edge_runtime.fleet.outcome import TIME
+from edge_runtime.fleet.settings import OFFLINE_ROLES
 from edge_runtime.fleet.tree import Tree, role_file
 from edge_runtime.messages.fleet import Release, release_file
 from edge_runtime.text import plain
@@ -96,6 +97,12 @@ def find_bundle(home: Home, word: str, profile: str, now: datetime) -> FirstBund
     found = authority.tree.releases().get(file)
     what = f"release {plain(name)}=={plain(version)} for {profile}"
     if file not in signed or found is None:
+        same = [s.profile for s in signed.values() if (s.name, s.version) == (name, version)]
+        if same and profile not in same:
+            raise InputError(
+                f"{what}: is signed for {plain(', '.join(same))} only; build and publish one for "
+                f"{profile} too, or take a bundle that is"
+            )
         raise InputError(
             f"{what}: is not signed in {home.folder}{_others(signed, profile)}; sign it first: "
             "edge-fleet publish FILE.edge --passphrase-file …"
@@ -110,12 +117,14 @@ def find_bundle(home: Home, word: str, profile: str, now: datetime) -> FirstBund
     outcome = authority.outcome()
     if not outcome.published:
         raise InputError(f"{what}: its metadata lacks signatures; see edge-fleet refresh --check")
-    ends = [role.expires for role in outcome.roles if role.expires is not None]
-    until = min(ends, default=None)
+    ends = {role.role: role.expires for role in outcome.roles if role.expires is not None}
+    until = min(ends.values(), default=None)
     if until is not None and until <= now:
+        locked = any(end <= now for role, end in ends.items() if role in OFFLINE_ROLES)
         raise InputError(
             f"{what}: the signed metadata expired at {until.strftime(TIME)}, no board would take "
             f"it; renew it first: edge-fleet refresh --home {home.folder}"
+            f"{' --passphrase-file FILE' if locked else ''}"
         )
     return FirstBundle(found, authority.tree, until)
 

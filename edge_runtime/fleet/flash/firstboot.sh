@@ -7,11 +7,13 @@
 # 4. set up the agent: `edge-agent setup` with the identity, which starts it and looks that it is ready
 # 5. mark that as done, then wipe the seed; the folder goes last
 #
+# A name or user that cannot be set is said loudly and left out: nothing keeps the agent from coming.
 # Power may be cut at any point: each step may be done again, and the next boot begins with the first
 # one, or, behind the mark, with the last. No step needs a network.
 set -eu
 
 seed=${EDGE_SEED:-/var/lib/edge-agent-seed}
+etc=${EDGE_ETC:-/etc}
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 
 say() { echo "edge-agent first boot: $*"; }
@@ -20,26 +22,34 @@ has() { command -v "$1" >/dev/null 2>&1; }
 name_board() {
     [ -f "$seed/hostname" ] || return 0
     name=$(cat "$seed/hostname")
-    printf '%s\n' "$name" >/etc/hostname
-    grep -q "^127\.0\.1\.1[[:space:]]*$name\$" /etc/hosts 2>/dev/null ||
-        { sed -i '/^127\.0\.1\.1[[:space:]]/d' /etc/hosts 2>/dev/null || true
-          printf '127.0.1.1\t%s\n' "$name" >>/etc/hosts; }
+    printf '%s\n' "$name" >"$etc/hostname" || return 1
+    grep -q "^127\.0\.1\.1[[:space:]]*$name\$" "$etc/hosts" 2>/dev/null ||
+        { sed -i '/^127\.0\.1\.1[[:space:]]/d' "$etc/hosts" 2>/dev/null || true
+          printf '127.0.1.1\t%s\n' "$name" >>"$etc/hosts" || return 1; }
     hostname "$name" 2>/dev/null || true
 }
 
 add_user() {
     [ -f "$seed/user" ] || return 0
     user=$(cat "$seed/user")
-    id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$user"
+    if ! id "$user" >/dev/null 2>&1; then
+        # A group of that name, as video, is no obstacle to a user of that name: it becomes the user's.
+        gid=$(getent group "$user" | cut -d: -f3)
+        useradd --create-home --shell /bin/bash ${gid:+--gid "$gid"} "$user" || return 1
+    fi
     for group in $(cat "$seed/groups"); do
         getent group "$group" >/dev/null && usermod --append --groups "$group" "$user" || true
     done
     home=$(getent passwd "$user" | cut -d: -f6)
-    install -d -m 0700 -o "$user" -g "$user" "$home/.ssh"
-    install -m 0600 -o "$user" -g "$user" "$seed/authorized_keys" "$home/.ssh/authorized_keys"
-    if [ -d /etc/sudoers.d ]; then
-        printf '%s ALL=(ALL) NOPASSWD: ALL\n' "$user" >"/etc/sudoers.d/010_$user-nopasswd"
-        chmod 0440 "/etc/sudoers.d/010_$user-nopasswd"
+    gid=$(id -g "$user")
+    [ -n "$home" ] && [ -n "$gid" ] || return 1
+    install -d -m 0700 -o "$user" -g "$gid" "$home/.ssh" || return 1
+    install -m 0600 -o "$user" -g "$gid" "$seed/authorized_keys" "$home/.ssh/authorized_keys" ||
+        return 1
+    if [ -d "$etc/sudoers.d" ]; then
+        printf '%s ALL=(ALL) NOPASSWD: ALL\n' "$user" >"$etc/sudoers.d/010_$user-nopasswd" ||
+            return 1
+        chmod 0440 "$etc/sudoers.d/010_$user-nopasswd" || return 1
     fi
     systemctl enable --now --no-block ssh.service >/dev/null 2>&1 || true
     say "user $user may log in with its key"
@@ -98,8 +108,9 @@ wipe() {
 main() {
     if [ ! -e "$seed/done" ]; then
         say "setting up"
-        name_board
-        add_user
+        # Behind || the shell ends at no error: these say themselves when they give up.
+        name_board || say "TROUBLE: the host name could not be set; going on without it"
+        add_user || say "TROUBLE: user $user could not be set up, nobody may log in; going on"
         free_radio
         install_package
         set_up || { say "edge-agent is not ready yet; trying again in 30 seconds"; exit 1; }

@@ -8,14 +8,13 @@ way; 7. prove the file system again, then give the file its name. What fails lea
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from edge_runtime.bundle.agent_package import MACHINES
 from edge_runtime.bundle.durable import sync_folder
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fields import Json
@@ -35,6 +34,7 @@ from edge_runtime.fleet.flash.person import (
 from edge_runtime.fleet.flash.seed import USUAL_TARGETS, seed_entries
 from edge_runtime.fleet.flash.source import MAX_IMAGE_BYTES, OnProgress, unpack
 from edge_runtime.fleet.flash.system import DEFAULT_TARGET, Flavour, System, find_system
+from edge_runtime.fleet.flash.target import demand_target, making
 from edge_runtime.fleet.home import Home
 from edge_runtime.text import plain, size
 
@@ -101,6 +101,7 @@ def flash(
     now: datetime,
     *,
     max_bytes: int = MAX_IMAGE_BYTES,
+    room: str = "here",
     on_unpack: OnProgress = lambda _done, _total: None,
     on_step: OnStep = lambda _what: None,
 ) -> Flashed:
@@ -108,6 +109,7 @@ def flash(
 
     Args:
         max_bytes: of the image, that of the card where it is known.
+        room: where there is no more room than that, for messages.
         on_unpack: bytes of the packed image that were read, and all of them.
         on_step: told what is done next, in words for people.
 
@@ -117,19 +119,17 @@ def flash(
         DeviceError: a disk is full or failing.
     """
     tools.demand()
-    identity = find_identity(home, order.device)  # 1
+    identity = find_identity(home, order.device, now)  # 1
     bundle = (
         find_bundle(home, order.bundle, identity.profile, now) if order.bundle is not None else None
     )
-    if out.exists() and not order.force:
-        raise InputError(f"{plain(str(out))}: exists; --force replaces it")
-    part = out.with_name(f".{out.name}.part")
-    with _or_nothing(part), tempfile.TemporaryDirectory(prefix="edge-flash-") as name:
-        unpack(order.image, part, max_bytes, on_unpack)  # 2
-        folder = Path(name)
+    demand_target(out, order.image, force=order.force)
+    with making(out) as (part, folder):
+        unpack(order.image, part, max_bytes, on_unpack, room=room)  # 2
         (folder / tools.IMAGE).symlink_to(part.resolve())
         on_step("looking what is in the image")
         table, system = find_system(folder, plain(str(order.image)))  # 3
+        _demand_fitting(order, identity, system)
         package = find_package(order.package, system.suite, system.arch)
         system.ext4.check()
         system, links, extra = _settings(system, order)
@@ -138,7 +138,7 @@ def flash(
             entries += wifi.entries(order.wifi, system.network)
         before = part.stat().st_size
         on_step("making room")
-        system = _room(part, table, system, entries, package, bundle, max_bytes)  # 4
+        system = _room(part, table, system, entries, package, bundle, max_bytes, room)  # 4
         on_step("putting the agent in")
         system.ext4.add(entries)  # 5
         for link in links:
@@ -153,17 +153,20 @@ def flash(
     return Flashed(order, identity, system, package, bundle, size_bytes, size_bytes - before)
 
 
-@contextlib.contextmanager
-def _or_nothing(part: Path) -> Iterator[None]:
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        yield
-    except OSError as reason:
-        raise DeviceError(f"{plain(str(part))}: {reason.strerror or reason}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+def _demand_fitting(order: Order, identity: Identity, system: System) -> None:
+    """Raises InputError: the image is for another board, or has a user of its own so called."""
+    where, machine = plain(str(order.image)), MACHINES[system.arch]
+    if identity.arch != machine:
+        raise InputError(
+            f"{where}: holds {system.name} for {machine}, but {order.device} is enrolled as "
+            f"{identity.profile}, which is {identity.arch}; take another image, or enrol it anew "
+            "with the profile of its board"
+        )
+    if order.person.user in system.users:
+        raise InputError(
+            f"--user {order.person.user}: {where} has a user of the system with this name, take "
+            "another name"
+        )
 
 
 def _settings(system: System, order: Order) -> tuple[System, list[Link], dict[str, bytes]]:
@@ -198,6 +201,7 @@ def _room(
     package: Package,
     bundle: FirstBundle | None,
     max_bytes: int,
+    room: str,
 ) -> System:
     """See that all of it fits, and that the first boot has room to unpack it.
 
@@ -226,9 +230,9 @@ def _room(
         if part.stat().st_size + add > max_bytes:
             raise InputError(
                 f"{system.ext4.where}: has {size(space.free_bytes)} free, {size(need)} are needed; "
-                f"so grown it would not fit into {size(max_bytes)}"
+                f"so grown it would have more than {size(max_bytes)}, all there is room for {room}"
             )
-        root = grow(part, table, system.root, add)
+        root = grow(part, table, system.root, add, system.ext4.where)
         system.ext4.grow(root, part.with_name(f"{part.name}.root"))
         table = replace(
             table,

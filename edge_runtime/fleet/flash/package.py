@@ -1,30 +1,23 @@
 """The agent's .deb: the newest one that fits the image, or the one that was named, looked into.
 
-A package is an `ar` archive; its control file says for which machine it is, and its version for
-which suite. One of another suite would install and then find no Python of its own on the board.
-
-Source: deb(5), deb-control(5).
+Its control file says for which machine it is, and its version for which suite. One of another suite
+would install and then find no Python of its own on the board.
 """
 
 from __future__ import annotations
 
-import io
-import lzma
 import re
-import tarfile
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from edge_runtime.errors import InputError
+from edge_runtime.bundle.agent_package import AGENT, SITE
+from edge_runtime.bundle.deb import Deb
+from edge_runtime.bundle.durable import demand_regular
+from edge_runtime.errors import IncompatibleError, InputError, UntrustedError
 from edge_runtime.text import plain
 
-NAME = "edge-agent"
+NAME = AGENT
 DIST = Path("dist")
-MAX_PACKAGE_BYTES = 512 << 20
-_MAX_CONTROL_BYTES = 1 << 20
 _FILE = re.compile(rf"{NAME}_[A-Za-z0-9.+~-]+_[a-z0-9]+\.deb")
 _HOW = (
     "make one with `make deb` in a checkout of edge-runtime, or name one that you have with "
@@ -52,98 +45,58 @@ def find_package(named: Path | None, suite: str, arch: str, dist: Path = DIST) -
     """The package for a board of `suite` and `arch`.
 
     Raises:
-        InputError: there is none, or the one that was named is another one.
+        InputError: there is none, or the one that was named is another one, or damaged.
     """
-    if named is not None:
-        package = read_package(named)
-        if package.arch not in (arch, "all") or _suite(package.version) not in (suite, ""):
-            raise InputError(
-                f"package {plain(str(named))}: is {package.version} for {package.arch}, the image "
-                f"needs one for {suite} and {arch}"
-            )
-        return package
+    package = read_package(named if named is not None else _newest(suite, arch, dist))
+    if package.arch not in (arch, "all") or _suite(package.version) not in (suite, ""):
+        raise InputError(
+            f"package {plain(str(package.path))}: is {package.version} for {package.arch}, the "
+            f"image needs one for {suite} and {arch}"
+        )
+    return package
+
+
+def _newest(suite: str, arch: str, dist: Path) -> Path:
     found = [
-        read_package(path)
-        for path in sorted(dist.glob(f"{NAME}_*_{arch}.deb"))
+        path
+        for path in dist.glob(f"{NAME}_*_{arch}.deb")
         if _FILE.fullmatch(path.name) and _suite(path.name.split("_")[1]) == suite
     ]
-    fitting = [package for package in found if package.arch == arch]
-    if not fitting:
+    if not found:
         raise InputError(
             f"no package {NAME}_*+{suite}_{arch}.deb for this image in {dist}/; {_HOW}"
         )
-    return max(fitting, key=lambda package: (_order(package.version), package.path.name))
+    return max(found, key=lambda path: (_order(path.name.split("_")[1]), path.name))
 
 
 def read_package(path: Path) -> Package:
-    """What a package says of itself.
+    """What a package says of itself, all of which was looked through.
 
     Raises:
-        InputError: no package, damaged, or another program's.
+        InputError: no package, damaged, cut off, or another program's.
     """
     where = f"package {plain(str(path))}"
     try:
+        demand_regular(path)
         size_bytes = path.stat().st_size
-        if size_bytes > MAX_PACKAGE_BYTES:
-            raise InputError(f"{where}: has {size_bytes} bytes, at most {MAX_PACKAGE_BYTES}")
         with path.open("rb") as file:
-            fields = _fields(_control(file, where), where)
+            package = Deb(file, where)
+            # What is damaged behind the control file, dpkg would refuse at every boot.
+            for _ in package.walk(SITE):
+                pass
     except OSError as reason:
         raise InputError(f"{where}: cannot be read ({reason.strerror})") from None
-    name, version, arch = (fields.get(key, "") for key in ("Package", "Version", "Architecture"))
+    except (UntrustedError, IncompatibleError) as reason:  # It is the operator's own.
+        raise InputError(str(reason)) from None
+    fields = package.control
+    name, version, arch = (fields.get(key, "") for key in ("package", "version", "architecture"))
     if name != NAME:
         raise InputError(f"{where}: is {plain(name) or 'nameless'}, expected {NAME}")
     if not re.fullmatch(r"[A-Za-z0-9.+~-]{1,100}", version) or not re.fullmatch(r"\w+", arch):
         raise InputError(f"{where}: has no version or architecture that can be read")
-    kib = fields.get("Installed-Size", "")
+    kib = fields.get("installed-size", "")
     installed = int(kib) << 10 if re.fullmatch(r"[0-9]{1,8}", kib) else 4 * size_bytes
     return Package(path, version, arch, size_bytes, installed)
-
-
-def _control(file: BinaryIO, where: str) -> bytes:
-    if file.read(8) != b"!<arch>\n":
-        raise InputError(f"{where}: is no Debian package")
-    for name, data in _members(file, where):
-        try:
-            if name == "control.tar.xz":
-                decoder = lzma.LZMADecompressor(memlimit=64 << 20)
-                data = decoder.decompress(data, _MAX_CONTROL_BYTES)
-            elif name == "control.tar.gz":
-                data = zlib.decompressobj(31).decompress(data, _MAX_CONTROL_BYTES)
-            elif name != "control.tar":
-                continue
-            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-                for member in archive:
-                    if member.name in ("control", "./control") and member.isreg():
-                        stream = archive.extractfile(member)
-                        return stream.read(_MAX_CONTROL_BYTES) if stream else b""
-        except (lzma.LZMAError, zlib.error, tarfile.TarError, ValueError) as reason:
-            raise InputError(f"{where}: is damaged ({reason})") from None
-    raise InputError(f"{where}: has no control file that can be read here (xz, gz or plain)")
-
-
-def _members(file: BinaryIO, where: str) -> Iterator[tuple[str, bytes]]:
-    """The small members in front; the large one, with the files, comes last."""
-    while len(head := file.read(60)) == 60:
-        name, length = head[:16].decode("ascii", "replace").strip().rstrip("/"), head[48:58]
-        if head[58:] != b"`\n" or not re.fullmatch(rb"[0-9]+ *", length):
-            raise InputError(f"{where}: is damaged")
-        size = int(length)
-        if size > _MAX_CONTROL_BYTES:
-            return
-        yield name, file.read(size)
-        file.seek(size % 2, 1)
-
-
-def _fields(control: bytes, where: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for line in control.decode("utf-8", "replace").splitlines():
-        key, colon, value = line.partition(":")
-        if colon and not line[0].isspace():
-            found[key] = value.strip()
-    if not found:
-        raise InputError(f"{where}: its control file is empty")
-    return found
 
 
 def _suite(version: str) -> str:

@@ -63,31 +63,34 @@ class Table:
         return all(p.end_bytes <= partition.end_bytes for p in self.partitions)
 
 
-def read_table(path: Path) -> Table:
-    """The table of the image at `path`.
+def read_table(path: Path, where: str = "") -> Table:
+    """The table of the image at `path`, which messages call `where`.
 
     Raises:
         InputError: there is none, or it lies.
         DeviceError: the file cannot be read.
     """
+    where = where or plain(str(path))
     try:
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             sector = file.read(SECTOR)
             if len(sector) < SECTOR or sector[510:] != _SIGNATURE:
-                raise InputError(f"{_name(path)}: no disk image: it has no partition table")
+                raise InputError(f"{where}: no disk image: it has no partition table")
             kinds = [sector[_MBR_ENTRIES + 16 * n + 4] for n in range(4)]
             if PROTECTIVE in kinds:
-                table = Table("gpt", _Gpt.read(file, size_bytes, _name(path)).partitions())
+                table = Table("gpt", _Gpt.read(file, size_bytes, where).partitions())
             else:
-                table = Table("mbr", _mbr(sector, _name(path)))
+                table = Table("mbr", _mbr(sector, where))
     except OSError as reason:
-        raise DeviceError(f"{_name(path)}: cannot be read ({reason.strerror})") from None
-    _check(table.partitions, size_bytes, _name(path))
+        raise DeviceError(f"{where}: cannot be read ({reason.strerror})") from None
+    _check(table.partitions, size_bytes, where)
     return table
 
 
-def grow(path: Path, table: Table, partition: Partition, add_bytes: int) -> Partition:
+def grow(
+    path: Path, table: Table, partition: Partition, add_bytes: int, where: str = ""
+) -> Partition:
     """Make the file and its last partition larger; `add_bytes` are whole MiB.
 
     Raises:
@@ -96,28 +99,27 @@ def grow(path: Path, table: Table, partition: Partition, add_bytes: int) -> Part
     """
     if not table.is_last(partition) or add_bytes % (1 << 20) or add_bytes <= 0:
         raise RuntimeError("only the last partition grows, by whole MiB")
+    where = where or plain(str(path))
     try:
         with path.open("r+b") as file:
             size_bytes = -(-os.fstat(file.fileno()).st_size // (1 << 20)) * (1 << 20) + add_bytes
             file.truncate(size_bytes)
             if table.scheme == "gpt":
-                end_bytes = _Gpt.read(file, size_bytes, _name(path)).grow(
+                end_bytes = _Gpt.read(file, size_bytes, where).grow(
                     file, partition.number, size_bytes
                 )
             else:
-                end_bytes = _grow_mbr(file, partition, size_bytes, _name(path))
+                end_bytes = _grow_mbr(file, partition, size_bytes, where)
             file.flush()
             os.fsync(file.fileno())
     except OSError as reason:
-        raise DeviceError(f"{_name(path)}: cannot be grown ({reason.strerror})") from None
+        raise DeviceError(
+            f"{where}: cannot be grown in {plain(str(path.parent))} ({reason.strerror})"
+        ) from None
     return next(
-        p for p in read_table(path).partitions
+        p for p in read_table(path, where).partitions
         if p.number == partition.number and p.end_bytes == end_bytes
     )  # fmt: skip
-
-
-def _name(path: Path) -> str:
-    return plain(str(path))
 
 
 def _check(partitions: Sequence[Partition], size_bytes: int, where: str) -> None:

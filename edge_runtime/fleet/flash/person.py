@@ -44,6 +44,10 @@ class Person:
     user: str = ""
     keys: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.user == "root":
+            raise InputError("--user root: is the system's own user, take another name")
+
 
 def host_of(device: str) -> str:
     """A device's id as a host name: `_` and what is too long do not fit into one."""

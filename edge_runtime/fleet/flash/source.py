@@ -9,6 +9,7 @@ Sources: The .xz File Format 1.2.1; RFC 1952; PKWARE's APPNOTE 6.3.10, 4.3.16.
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import struct
@@ -17,8 +18,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
+from edge_runtime.bundle.durable import demand_regular
 from edge_runtime.errors import DeviceError, InputError
 from edge_runtime.fleet.flash.carve import data_ranges
 from edge_runtime.text import plain, size
@@ -40,12 +41,15 @@ def unpack(
     to: Path,
     max_bytes: int = MAX_IMAGE_BYTES,
     on_progress: OnProgress = lambda _done, _total: None,
+    *,
+    room: str = "here",
 ) -> int:
     """Unpack `image` into the new file `to`; its size.
 
     Args:
         max_bytes: of the unpacked image.
         on_progress: bytes of `image` that were read, and all of them.
+        room: where there is no more room than `max_bytes`, for messages.
 
     Raises:
         InputError: no image, damaged, cut off, or larger than `max_bytes`.
@@ -53,45 +57,74 @@ def unpack(
     """
     where = plain(str(image))
     try:
+        demand_regular(image)  # A pipe would have us wait, and has no holes to look for.
         # Without a buffer, which would not know that holes are looked for behind its back.
-        with image.open("rb", buffering=0) as source:
+        source = image.open("rb", buffering=0)
+    except OSError as reason:
+        raise InputError(f"{where}: cannot be read ({reason.strerror}), expected a file") from None
+    try:
+        with source, _Target(to) as target:
             total = os.fstat(source.fileno()).st_size
-            pieces = _pieces(source, where)
-            # What gets into it later is secret.
-            descriptor = os.open(to, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as target:
-                done = _write(pieces, target, max_bytes, where, lambda: on_progress(
-                    min(source.tell(), total), total))  # fmt: skip
-                target.truncate(done)
-                target.flush()
-                os.fsync(target.fileno())
+            for piece in _pieces(source, where):
+                if target.done + len(piece) > max_bytes:
+                    raise InputError(
+                        f"{where}: holds an image of more than {size(max_bytes)} ({max_bytes} "
+                        f"bytes), which is all there is room for {room}"
+                    )
+                target.write(piece)
+                on_progress(min(source.tell(), total), total)
+            target.finish()
     except OSError as reason:
         raise DeviceError(f"{where}: cannot be unpacked ({reason.strerror or reason})") from None
+    done = target.done
     if done == 0:
         raise InputError(f"{where}: is empty")
     return done
 
 
-def _write(
-    pieces: Iterator[bytes], target: BinaryIO, max_bytes: int, where: str, told: Callable[[], None]
-) -> int:
-    """Write with holes; returns the size, holes at the end included."""
-    done = 0
-    for piece in pieces:
-        if done + len(piece) > max_bytes:
-            raise InputError(
-                f"{where}: holds an image of more than {size(max_bytes)} ({max_bytes} bytes), "
-                "which is all there is room for"
-            )
+class _Target:
+    """The new file, written with holes. Its disk's failures name its folder, not the image."""
+
+    def __init__(self, path: Path) -> None:
+        self.done = 0
+        self._where = plain(str(path.parent))
+        with self._told():
+            # What gets into it later is secret.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file = FileIO(os.open(path, flags, 0o600), "wb")
+
+    def __enter__(self) -> _Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, piece: bytes) -> None:
+        """Behind what was written; zeros are left out."""
         view = memoryview(piece)
-        for at in range(0, len(piece), _HOLE):
-            block = view[at : at + _HOLE]
-            if block != (_ZEROS if len(block) == _HOLE else bytes(len(block))):
-                target.seek(done + at)
-                target.write(block)
-        done += len(piece)
-        told()
-    return done
+        with self._told():
+            for at in range(0, len(piece), _HOLE):
+                block = view[at : at + _HOLE]
+                if block != (_ZEROS if len(block) == _HOLE else bytes(len(block))):
+                    self._file.seek(self.done + at)
+                    while block:
+                        block = block[self._file.write(block) :]
+        self.done += len(piece)
+
+    def finish(self) -> None:
+        """The size, holes at the end included; and all of it on the disk."""
+        with self._told():
+            self._file.truncate(self.done)
+            os.fsync(self._file.fileno())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as reason:
+            raise DeviceError(
+                f"{self._where}: the image cannot be written there ({reason.strerror or reason})"
+            ) from None
 
 
 def _pieces(source: FileIO, where: str) -> Iterator[bytes]:

@@ -3,9 +3,10 @@
 Found from the image itself, never from its name: os-release, the program dpkg and vendors' files in
 the ext4 root, and the files on the FAT partition.
 
-Sources: os-release(5); ELF-64 object file format, e_machine; raspberrypi-sys-mods (`firstboot`,
-`init_config`) and pi-gen's stage2/04-cloud-init, both at github.com/RPi-Distro; NVIDIA's Jetson
-Linux: /etc/nv_tegra_release, and nv-oem-config.target, which the first boot stops at.
+Sources: os-release(5); passwd(5), Debian Policy 9.2.2 (user ids); ELF-64 object file format,
+e_machine; raspberrypi-sys-mods (`firstboot`, `init_config`) and pi-gen's stage2/04-cloud-init, both
+at github.com/RPi-Distro; NVIDIA's Jetson Linux: /etc/nv_tegra_release, and nv-oem-config.target,
+which the first boot stops at.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ ARCHITECTURES = ("arm64", "amd64")
 FIRSTBOOT = "init=/usr/lib/raspberrypi-sys-mods/firstboot"
 INIT_CONFIG = "/usr/lib/raspberrypi-sys-mods/init_config"
 APPLICATION = "APP"
+PASSWD = "/etc/passwd"
+FIRST_PERSON, NOBODY = 1000, 65534
+"""Of the user ids, those between are people's."""
 DEFAULT_TARGET = "/etc/systemd/system/default.target"
 _MAX_TEXT = 64 << 10
 
@@ -50,7 +54,8 @@ class System:
     """What was found. `fat` has the boot files, where there is one.
 
     `network` is what connects it: "NetworkManager", "netplan" or "". `boots_into` is the systemd
-    target that the image starts, where that is not the usual one.
+    target that the image starts, where that is not the usual one. `users` are its own, which no
+    person may be called as.
     """
 
     name: str
@@ -59,6 +64,7 @@ class System:
     flavour: Flavour
     network: str
     boots_into: str
+    users: frozenset[str]
     root: Partition
     ext4: Ext4
     fat: Fat | None
@@ -71,7 +77,7 @@ def find_system(folder: Path, where: str) -> tuple[Table, System]:
         InputError: no image of a board, damaged, or a system that no package is made for.
     """
     path = folder / IMAGE
-    table = read_table(path)
+    table = read_table(path, where)
     root, ext4 = _root(folder, table, where)
     release = _os_release(ext4.read(OS_RELEASE, _MAX_TEXT) or b"")
     name = plain(release.get("PRETTY_NAME", release.get("ID", "an unknown system")))
@@ -93,6 +99,7 @@ def find_system(folder: Path, where: str) -> tuple[Table, System]:
         flavour=_flavour(ext4, fat),
         network=_network(ext4),
         boots_into=target if re.fullmatch(r"[A-Za-z0-9_-]+\.target", target) else "",
+        users=_system_users(ext4.read(PASSWD, _MAX_TEXT) or b""),
         root=root,
         ext4=ext4,
         fat=fat,
@@ -158,6 +165,15 @@ def _arch(ext4: Ext4) -> str:
         return "an unknown machine (it has no program /usr/bin/dpkg)"
     machine: int = struct.unpack_from("<H", head, 18)[0]
     return MACHINES.get(machine, f"machine {machine:#x}")
+
+
+def _system_users(passwd: bytes) -> frozenset[str]:
+    rows = [line.split(":") for line in passwd.decode("utf-8", "replace").splitlines()]
+    return frozenset(
+        row[0]
+        for row in rows
+        if len(row) > 2 and row[2].isdecimal() and not FIRST_PERSON <= int(row[2][:10]) < NOBODY
+    )
 
 
 def _os_release(data: bytes) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from edge_runtime.fleet.flash import disk
 from edge_runtime.fleet.flash.image import Flashed, Order, flash
 from edge_runtime.fleet.flash.person import Person, host_of, read_keys
 from edge_runtime.fleet.flash.source import MAX_IMAGE_BYTES
+from edge_runtime.fleet.flash.target import ended_cleanly, scratch
 from edge_runtime.fleet.flash.wifi import Wifi, read_passphrase
 from edge_runtime.fleet.home import DEFAULT_HOME, Home
 from edge_runtime.fleet.options import PROG
@@ -25,21 +25,25 @@ from edge_runtime.text import json_line, plain, size
 
 
 def _flash(arguments: argparse.Namespace) -> int:
+    with ended_cleanly():
+        return _flashed(arguments)
+
+
+def _flashed(arguments: argparse.Namespace) -> int:
     begun_s = time.monotonic()
     order = _order(arguments)
     home = reach.home(arguments) or Home(DEFAULT_HOME)
     home.read()
     if arguments.to is None:
         out = arguments.out or Path(f"{order.device}.img")
-        made, words = _make(home, order, out, MAX_IMAGE_BYTES), {"out": str(out)}
+        made, words = _make(home, order, out), {"out": str(out)}
         where = plain(str(out))
     else:
         target = disk.find_disk(arguments.to, force=order.force)
         # Not in /tmp, which may be memory.
-        folder = os.environ.get("TMPDIR", "/var/tmp")
-        with tempfile.TemporaryDirectory(prefix="edge-flash-", dir=folder) as name:
-            out = Path(name) / f"{order.device}.img"
-            made = _make(home, order, out, min(MAX_IMAGE_BYTES, target.size_bytes))
+        with scratch(os.environ.get("TMPDIR") or "/var/tmp") as folder:
+            out = folder / f"{order.device}.img"
+            made = _make(home, order, out, target)
             words = {"to": str(arguments.to), "sha256": _to_card(target, out)}
         where = plain(str(arguments.to))
     seconds = round(time.monotonic() - begun_s, 1)
@@ -80,14 +84,15 @@ def _order(arguments: argparse.Namespace) -> Order:
     )
 
 
-def _make(home: Home, order: Order, out: Path, max_bytes: int) -> Flashed:
+def _make(home: Home, order: Order, out: Path, card: disk.Disk | None = None) -> Flashed:
     with talk.bar(f"unpacking {plain(order.image.name)}") as bar:
         return flash(
             home,
             order,
             out,
             datetime.now(timezone.utc),
-            max_bytes=max_bytes,
+            max_bytes=min(MAX_IMAGE_BYTES, card.size_bytes) if card else MAX_IMAGE_BYTES,
+            room=f"on {card.path}" if card else "here",
             on_unpack=bar,
             on_step=lambda what: talk.say(f"{PROG}: {what}"),
         )

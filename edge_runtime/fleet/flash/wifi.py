@@ -38,6 +38,12 @@ class Wifi:
             raise InputError(
                 f"Wi-Fi {self.ssid!r}: the name has {len(self.ssid.encode())} bytes, expected 1..32"
             )
+        for at, char in enumerate(self.passphrase, 1):
+            if not " " <= char <= "~":
+                raise InputError(
+                    f"Wi-Fi {self.ssid!r}: character {at} of the passphrase is none of ASCII's "
+                    "printable ones, which are all that is expected"
+                )
         if not re.fullmatch(r"[ -~]{8,63}|[0-9A-Fa-f]{64}", self.passphrase):
             raise InputError(
                 f"Wi-Fi {self.ssid!r}: the passphrase has {len(self.passphrase)} characters, "
