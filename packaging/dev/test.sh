@@ -30,7 +30,8 @@ suite() {
         return
     fi
     # shellcheck disable=SC2086  # PYTEST_ARGS is a list of words
-    "$folder/bin/python" -m pytest -q -p no:cacheprovider ${PYTEST_ARGS:-} "$@" 2>&1 | tee "$log"
+    "$folder/bin/python" -m pytest -q -p no:cacheprovider --durations=12 --durations-min=5 \
+        ${PYTEST_ARGS:-} "$@" 2>&1 | tee "$log"
     local code=${PIPESTATUS[0]}
     # A selection of yours (-k …) may leave a suite without a test; without one that is a failure.
     [[ $code == 5 && -n ${PYTEST_ARGS:-} ]] && code=0
