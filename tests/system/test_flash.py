@@ -65,9 +65,7 @@ class Desk:
 
     def start(self, image: Path, *options: str, tmp: str = "/var/tmp") -> subprocess.Popen[str]:
         """The command, as nobody."""
-        # These tests may run under nohup, whose children ignore that the session is lost.
         command = [
-            "env", "--default-signal=HUP",
             sys.executable, "-m", "edge_runtime.fleet.cli", "flash", str(image),
             "--device", "press-7", "--json", *options,
         ]  # fmt: skip
@@ -75,8 +73,9 @@ class Desk:
             subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", self.folder], check=True)
             command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
                        "--no-new-privs", *command]  # fmt: skip
+        # These tests may run under nohup, whose children ignore that the session is lost.
         return subprocess.Popen(
-            command,
+            ["env", "--default-signal=HUP", *command],
             cwd=self.folder,
             env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(ROOT), "TMPDIR": tmp},
             stdout=subprocess.PIPE,
