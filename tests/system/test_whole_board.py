@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("flavour", ["bookworm"])
+@pytest.mark.parametrize("flavour", ["bookworm", "trixie", "jetson"])
 def test_a_flashed_board_serves_by_itself_and_a_power_cut_does_not_stop_its_update(
     flavour: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

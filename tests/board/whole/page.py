@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.board.whole import bundles
 from tests.board.whole.story import Outcome
 
-LABEL = "emulated (TCG on x86-64); no Raspberry Pi was measured"
+LABEL = "emulated (TCG on x86-64); no board was measured"
 SYSTEMS = {
     "bookworm": "Debian 12, as Raspberry Pi OS bookworm",
     "trixie": "Debian 13 with cloud-init, as Raspberry Pi OS trixie",
