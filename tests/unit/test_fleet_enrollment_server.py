@@ -28,9 +28,10 @@ from edge_runtime.agent.setup.token import enroll
 from edge_runtime.errors import InputError, TransferError, UntrustedError
 from edge_runtime.fleet.cli import main
 from edge_runtime.fleet.enrollment.place import place
-from edge_runtime.fleet.enrollment.script import Packages, order
+from edge_runtime.fleet.enrollment.script import Packages
 from edge_runtime.fleet.enrollment.server import Failures, Limits, network
 from edge_runtime.fleet.home import Home
+from edge_runtime.fleet.package_order import order
 from edge_runtime.messages.enrollment import (
     MAX_REQUEST_BYTES,
     Address,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.errors import IncompatibleError
-from edge_runtime.inference.onnx_wire import _varint, external_tensors, operators
+from edge_runtime.inference.onnx_wire import _varint, external_tensors, nodes, operators
 from tests.fakes.onnx_files import onnx_file
 from tests.fakes.tiny import FIXTURE
 
@@ -157,3 +157,11 @@ def test_the_operators_of_a_file_are_known_without_reading_its_weights() -> None
     assert operators(file) == ["MatMul", "Relu"]
     with pytest.raises(IncompatibleError):
         operators(file[:-3])
+
+
+def test_every_node_is_known_with_its_number_of_inputs() -> None:
+    made = [("MatMul", ["x", "w"], "a"), ("Relu", ["a"], "y")]
+    file = onnx_file(("x", (1, 2)), ("y", (1, 2)), made, {"w": np.eye(2, dtype=np.float32)})
+    assert nodes(file) == [("MatMul", 2), ("Relu", 1)]
+    with pytest.raises(IncompatibleError, match="not a whole ONNX model"):
+        nodes(b"\x3a\xff")

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.errors import IncompatibleError
-from edge_runtime.inference.onnx_wire import nodes
 from edge_runtime.inference.ort_products import EXACT, keep_exact, overflows
 
 ROOT = Path(__file__).parents[2]
@@ -70,8 +68,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from edge_runtime.errors import IncompatibleError
-from edge_runtime.inference.onnx_wire import nodes
 from edge_runtime.inference.ort_products import keep_exact
 
 zero_points = sys.argv[2:]
@@ -116,8 +112,3 @@ def test_sums_are_exact_on_an_emulated_processor_without_dot_products(
     assert fast < 64 * 127 * 255, "the emulated processor has the fault that this is about"
     # Where a zero point is left out the engine would end the process: it is not asked.
     assert asked == (64 * 127 * 255 if len(zero_points) == 2 else fast)
-
-
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IncompatibleError, match="not a whole ONNX model"):
-        nodes(b"\x3a\xff")

@@ -21,6 +21,7 @@ from edge_runtime.bundle.agent_package import MACHINES
 from edge_runtime.errors import EdgeError, InputError
 from edge_runtime.fleet.agent_publish import look
 from edge_runtime.fleet.enrollment.place import Place
+from edge_runtime.fleet.package_order import order
 from edge_runtime.messages.enrollment import Address
 
 log = logging.getLogger(__name__)
@@ -122,16 +123,6 @@ def _proved(path: Path) -> Package:
 def _order_of(name: str) -> tuple[tuple[int, int, str], ...]:
     match = NAME.fullmatch(name)
     return order(match["version"]) if match is not None else ()
-
-
-def order(version: str) -> tuple[tuple[int, int, str], ...]:
-    """To compare versions as dpkg does, for what our names may hold: 0.2.0~rc1 before 0.2.0."""
-    parts = re.findall(r"[0-9]+|~|[^0-9~]+", version)
-    ranked = [
-        (2, int(part), "") if part.isdigit() else (-1 if part == "~" else 1, 0, part)
-        for part in parts
-    ]
-    return (*ranked, (0, 0, ""))
 
 
 def script(host: str, place: Place, packages: Packages) -> str:

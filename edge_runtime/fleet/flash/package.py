@@ -14,6 +14,7 @@ from edge_runtime.bundle.agent_package import AGENT, SITE
 from edge_runtime.bundle.deb import Deb
 from edge_runtime.bundle.durable import demand_regular
 from edge_runtime.errors import IncompatibleError, InputError, UntrustedError
+from edge_runtime.fleet.package_order import order
 from edge_runtime.text import plain
 
 NAME = AGENT
@@ -66,7 +67,9 @@ def _newest(suite: str, arch: str, dist: Path) -> Path:
         raise InputError(
             f"no package {NAME}_*+{suite}_{arch}.deb for this image in {dist}/; {_HOW}"
         )
-    return max(found, key=lambda path: (_order(path.name.split("_")[1]), path.name))
+    return max(
+        found, key=lambda path: (order(path.name.split("_")[1].partition("+")[0]), path.name)
+    )
 
 
 def read_package(path: Path) -> Package:
@@ -103,12 +106,3 @@ def _suite(version: str) -> str:
     """`deb12` of 1.2.0+deb12."""
     found = re.search(r"\+(deb[0-9]+|[a-z]+)", version)
     return found[1] if found else ""
-
-
-def _order(version: str) -> list[tuple[int, int, str]]:
-    """1.9 before 1.10, and 1.0~rc1 before 1.0, as dpkg sorts versions like ours."""
-    words = [*re.findall(r"[0-9]+|~|[^0-9~]+", version.partition("+")[0]), ""]
-    return [
-        (-1, 0, "") if word == "~" else (1, int(word), "") if word.isdigit() else (0, 0, word)
-        for word in words
-    ]
