@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from edge_runtime.inference.ort_products import keep_exact
+from edge_runtime.inference.ort_products import EXACT, open_exactly
 
 CPU = "CPUExecutionProvider"
 
@@ -37,8 +37,13 @@ def open_session(model: bytes, *, extra_outputs: Sequence[str] = (), threads: in
             if name not in present:
                 proto.graph.output.append(onnx.ValueInfoProto(name=name))
         model = proto.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    keep_exact(options, model)
-    return onnxruntime.InferenceSession(model, options, providers=[CPU])
+
+    def opened(exact: bool) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if exact:
+            options.add_session_config_entry(EXACT, "1")
+        return onnxruntime.InferenceSession(model, options, providers=[CPU])
+
+    return open_exactly(model, opened)

@@ -32,7 +32,7 @@ from edge_runtime.inference.backend import (
 from edge_runtime.inference.fixed import fixed_size
 from edge_runtime.inference.onnx_wire import external_tensors
 from edge_runtime.inference.ort_account import Watch
-from edge_runtime.inference.ort_products import EXACT, keep_exact
+from edge_runtime.inference.ort_products import EXACT, open_exactly
 from edge_runtime.inference.ort_providers import CPU, start
 from edge_runtime.messages.fleet import Accelerator
 from edge_runtime.profile import Engine
@@ -110,17 +110,23 @@ class OrtBackend:
         wanted = variant.providers or (engine.providers if engine else ()) or (CPU,)
         watch = Watch(model) if watched and wanted[0] != CPU else None
 
-        def settings() -> Any:
+        def settings(exact: bool) -> Any:
             made = _session_options(ort, options, variant)
-            if EXACT not in options.merged:
-                keep_exact(made, model)
+            if exact:
+                made.add_session_config_entry(EXACT, "1")
             if watch is not None:
                 watch.prepare(made)
             return made
 
         whole = share_floor(variant, engine) == 1.0
+
+        def opened(exact: bool) -> tuple[Any, Accelerator]:
+            made = partial(settings, exact)
+            return start(ort, model, made, options, variant, wanted, whole=whole)
+
         try:
-            inner, accelerator = start(ort, model, settings, options, variant, wanted, whole=whole)
+            chosen = EXACT in options.merged
+            inner, accelerator = opened(False) if chosen else open_exactly(model, opened)
             account = partial(watch.account, inner, wanted[0]) if watch is not None else None
             return OrtSession(ort, inner, manifest, variant, accelerator, account)
         except BaseException:

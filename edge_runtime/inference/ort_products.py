@@ -12,12 +12,16 @@ engine's page "Quantize ONNX models", "When and why do I need to try U8U8?".
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from edge_runtime.inference.onnx_wire import nodes
+
+T = TypeVar("T")
 
 EXACT = "session.x64quantprecision"
 DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni"})
@@ -38,16 +42,24 @@ QAttention).
 """
 
 
-def keep_exact(options: Any, model: bytes, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Tell ONNX Runtime's `SessionOptions` to add `model`'s products exactly where this is needed.
+def open_exactly(
+    model: bytes, open_session: Callable[[bool], T], cpuinfo: Path = Path("/proc/cpuinfo")
+) -> T:
+    """What `open_session` opens, told whether to ask for exact products: `EXACT` = "1".
+
+    They are asked for if this processor needs them. Where the engine then does not start, as with
+    weights that share a zero point, it is opened as it is.
 
     Raises:
-        IncompatibleError: not an ONNX file.
+        IncompatibleError: `model` is not an ONNX file.
+        Exception: what `open_session` raises.
     """
     if overflows(platform.machine(), cpuinfo) and all(
         count >= INPUTS.get(kind, 0) for kind, count in nodes(model)
     ):
-        options.add_session_config_entry(EXACT, "1")
+        with contextlib.suppress(Exception):
+            return open_session(True)
+    return open_session(False)
 
 
 @cache

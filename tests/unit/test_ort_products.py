@@ -9,20 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.inference.ort_products import EXACT, keep_exact, overflows
+from edge_runtime.inference.ort_products import open_exactly, overflows
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_AVX512 = "qemu-x86_64-static"
-
-
-class Options:
-    """As much of ONNX Runtime's `SessionOptions` as is asked for."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, str] = {}
-
-    def add_session_config_entry(self, key: str, value: str) -> None:
-        self.entries[key] = value
 
 
 def cpuinfo(folder: Path, *flags: str) -> Path:
@@ -52,14 +42,25 @@ def test_a_processor_that_tells_nothing_counts_as_overflowing(tmp_path: Path) ->
     assert overflows("x86_64", tmp_path / "missing")
 
 
+@pytest.mark.parametrize(("flags", "asked"), [("avx2", True), ("avx2 avx_vnni", False)])
 def test_exact_products_are_asked_for_only_where_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, asked: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert open_exactly(b"", bool, cpuinfo(tmp_path, flags)) is asked
+
+
+def test_an_engine_that_does_not_start_with_exact_products_starts_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    old, new = Options(), Options()
-    keep_exact(old, b"", cpuinfo(tmp_path, "avx2"))
-    keep_exact(new, b"", cpuinfo(tmp_path, "avx2 avx_vnni"))
-    assert (old.entries, new.entries) == ({EXACT: "1"}, {})
+
+    def engine(exact: bool) -> str:
+        if exact:
+            raise RuntimeError("attempt to replace the existing tensor")
+        return "fast"
+
+    assert open_exactly(b"", engine, cpuinfo(tmp_path, "avx2")) == "fast"
 
 
 ASKED = """
@@ -68,7 +69,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from edge_runtime.inference.ort_products import keep_exact
+from edge_runtime.inference.ort_products import EXACT, open_exactly
 
 zero_points = sys.argv[2:]
 graph = helper.make_graph(
@@ -85,13 +86,16 @@ graph = helper.make_graph(
 made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 model = made.SerializeToString()
 x = np.full((4, 64), 255, np.uint8)
-for exact in (False, True):
+
+def opened(exact):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     if exact:
-        keep_exact(options, model, Path(sys.argv[1]))
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        options.add_session_config_entry(EXACT, "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+for session in (opened(False), open_exactly(model, opened, Path(sys.argv[1]))):
     print(int(session.run(None, {"x": x})[0][0, 0]))
 """
 
